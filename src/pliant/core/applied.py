@@ -1,0 +1,213 @@
+"""An edited model and what its training loop and its deployment need from the stack."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .clock import STEP, Clock
+from .context import Context, Sample, run
+from .errors import ContractError, FinalizeError, InputError
+from .gate import gates
+from .method import overrides
+from .migrate import check, groups, rules
+from .objective import Criterion
+from .report import Report
+
+if TYPE_CHECKING:
+    from .stack import Stack
+
+Opt = TypeVar("Opt", bound=torch.optim.Optimizer)
+STAGES = ("bake", "fold", "pack")
+
+
+@dataclasses.dataclass
+class Binding:
+    """What an edited model remembers of its stack; copied with the model."""
+
+    stack: Stack
+    report: Report
+    seed: int
+    clock: Clock
+
+
+def bind(model: nn.Module, sample: Any = None) -> Applied:
+    """The `Applied` of a model that a stack was applied to, for instance after loading a checkpoint.
+
+    sample: as for `Stack.apply`; only finalize without data needs it.
+    """
+    if not isinstance(getattr(model, "_pliant", None), Binding):
+        raise ContractError(
+            "this model has no stack: build it, apply the stack that the checkpoint was made with, then load the state "
+            "(pliant.load does all three)"
+        )
+    return Applied(model, sample=sample)
+
+
+class Applied:
+    """Handles of one edited model. model: the user's own instance; report: what was changed; stack; seed."""
+
+    def __init__(self, model: nn.Module, *, sample: Any = None) -> None:
+        binding: Binding = model._pliant  # type: ignore[assignment]
+        self.model = model
+        self.sample = sample
+        self.stack, self.report, self.seed = binding.stack, binding.report, binding.seed
+        self.has_terms = any(overrides(method, "terms") for method in self.stack.methods)
+        self.may_skip_parameters = any(method.meta.may_skip_parameters for method in self.stack.methods)
+        self._context = Context(sample=sample, seed=self.seed)
+        self._clock = binding.clock
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def criterion(self, base: Callable[..., Tensor]) -> Criterion:
+        """loss = base(output, target) + the stack's terms (in train mode)."""
+        return Criterion(self, base)
+
+    def terms(self) -> dict[str, Tensor]:
+        """The stack's scalar terms of the last training forward, by "method.term"."""
+        self.mark_terms()
+        return {
+            f"{method.name}.{name}": term
+            for method in self.stack.methods
+            for name, term in method.terms(self.model).items()
+        }
+
+    def mark_terms(self) -> None:
+        """Tells the clock that the loss has been taken through the stack."""
+        self._clock.without_terms = 0
+
+    def groups(self, lr: float, weight_decay: float = 0.0, **defaults: Any) -> list[dict[str, Any]]:
+        """Parameter groups for any torch optimizer: lr * the rules' scales, no decay where a rule says so.
+
+        lr: base learning rate; weight_decay: of the parameters that may decay; defaults: copied into every group.
+        """
+        return groups(self.model, rules(self.model, self.stack.methods), lr, weight_decay, defaults)
+
+    def attach(self, optimizer: Opt, total_steps: int | None = None) -> Opt:
+        """Runs the stack's step parts around `optimizer.step()`; returns the same optimizer.
+
+        total_steps: length of the training, for schedules inside methods. ContractError when the optimizer was built
+        for the unedited model or ignores the stack's rules.
+        """
+        check(optimizer, self.model, rules(self.model, self.stack.methods))
+        self._context.optimizer = optimizer
+        self._context.total_steps = total_steps
+        if self._clock.stepped:
+            optimizer.register_step_pre_hook(self._before_step)
+            optimizer.register_step_post_hook(self._after_step)
+        return optimizer
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if callable(closure):
+            raise ContractError(
+                "optimizer.step(closure) evaluates the loss inside the step, after the stack's step part; call step() "
+                "without a closure"
+            )
+        if not _overflowed(optimizer):
+            self._run_step("before_step")
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._clock.without_step = 0
+        if not _overflowed(optimizer):
+            self._run_step("after_step")
+
+    @torch.no_grad()
+    def _run_step(self, part: str) -> None:
+        self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
+        for method in self.stack.methods:
+            getattr(method, part)(self.model, self._context)
+
+    def compile(self, **options: Any) -> None:
+        """torch.compile in place, in the form the stack allows: the whole net, or its parts with gates in Python."""
+        kinds = {method.meta.compile for method in self.stack.methods}
+        if "before" in kinds:
+            names = [method.name for method in self.stack.methods if method.meta.compile == "before"]
+            raise ContractError(f"{', '.join(names)} cannot train compiled; finalize first, then compile the result")
+        if "parts" in kinds:
+            for _, forward in gates(self.model):
+                forward.compile(**options)
+        else:
+            self.model.compile(fullgraph=True, **options)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def calibrate_end(self, batches: Iterable[Any]) -> None:
+        """Sets statistics for evaluation from training batches, in place (population statistics of batch norms)."""
+        ctx = dataclasses.replace(self._context, batches=batches)
+        for method in self.stack.methods:
+            method.calibrate(self.model, ctx, "end")
+
+    def finalize(self, data: Iterable[Any] | None = None, sample: Any = None) -> nn.Module:
+        """A copy for deployment: statistics recalibrated on `data`, then baked, folded and packed, in eval mode.
+
+        data: training batches (re-iterable), or None to keep the running statistics; sample: for the check, by default
+        the one given to apply, else the first batch of data. FinalizeError when the copy does not compute what the
+        model computes in eval mode.
+        """
+        lean = copy.deepcopy(self.model)
+        uncompile(lean)
+        ctx = Context(sample=self.sample if sample is None else sample, batches=data, seed=self.seed)
+        call = Sample(ctx.sample) if ctx.sample is not None else next(iter(data), None) if data is not None else None
+        if call is None:
+            raise InputError("finalize checks the result on real input: pass data=loader or sample=x")
+        if data is not None:
+            for method in self.stack.methods:
+                method.calibrate(lean, ctx, "end")
+        lean.eval()
+        with torch.no_grad():
+            expected = run(lean, call)
+            for stage in STAGES:
+                for method in self.stack.methods:
+                    getattr(method, stage)(lean, ctx)
+            strip(lean)
+            _agree(expected, run(lean, call))
+        return lean
+
+
+def strip(model: nn.Module) -> None:
+    """Removes what only training needs: the clock, its buffer and the binding."""
+    model.__dict__.pop("_pliant", None)
+    model._buffers.pop(STEP, None)
+    for key, hook in list(model._forward_pre_hooks.items()):
+        if isinstance(hook, Clock):
+            del model._forward_pre_hooks[key]
+
+
+def uncompile(model: nn.Module) -> None:
+    """Takes back in-place compilation, on a copy that will be edited."""
+    for module in model.modules():
+        module._compiled_call_impl = None
+
+
+def _overflowed(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a GradScaler found infinities: fused optimizers then step without changing anything."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _agree(expected: Any, actual: Any) -> None:
+    """Raises FinalizeError unless outputs agree to 1000 units of rounding of their dtype, relative to the largest."""
+    for want, got in itertools.zip_longest(tree_leaves(expected), tree_leaves(actual)):
+        if not isinstance(want, Tensor):
+            continue
+        if not isinstance(got, Tensor) or want.shape != got.shape:
+            raise FinalizeError(
+                f"the finished model returns {getattr(got, 'shape', got)}, the trained one {tuple(want.shape)}"
+            )
+        if not want.is_floating_point():
+            continue
+        allowed = 1000 * torch.finfo(want.dtype).eps * max(1.0, float(want.abs().max()) if want.numel() else 1.0)
+        worst = float((want - got).abs().max()) if want.numel() else 0.0
+        if not worst <= allowed:
+            raise FinalizeError(
+                f"the finished model differs from the trained one in eval mode by {worst:.3g} (allowed {allowed:.3g}); "
+                "this is a fault in a method's finalize, please report it with your stack"
+            )

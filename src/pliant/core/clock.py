@@ -1,0 +1,78 @@
+"""The root hook: one per model, before every training forward.
+
+It advances the model's step, lets methods draw gates and reset moments, and counts what the loop never used, so that a
+forgotten line is an error instead of a method that silently does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .context import Context
+from .errors import ContractError
+from .method import Method, overrides
+
+STEP = "pliant_step"
+PATIENCE = 100
+"""Training forwards without a use of what the stack declared, after which it is an error."""
+
+
+class Clock:
+    """A forward pre-hook of the root. The step itself is the root's buffer `pliant_step`, saved with the model."""
+
+    def __init__(self, methods: Sequence[Method], seed: int) -> None:
+        self.drawing = [method for method in methods if overrides(method, "on_forward")]
+        self.termed = [method.name for method in methods if overrides(method, "terms") or overrides(method, "loss")]
+        self.stepped = [
+            method.name for method in methods if overrides(method, "before_step") or overrides(method, "after_step")
+        ]
+        self.seed = seed
+        self.without_terms = 0
+        self.without_step = 0
+        self._host: tuple[int, int] | None = None
+
+    @property
+    def needed(self) -> bool:
+        return bool(self.drawing or self.termed or self.stepped)
+
+    def __call__(self, model: nn.Module, _: Any) -> None:
+        if not model.training:
+            return
+        buffer: Tensor = model.pliant_step  # type: ignore[assignment]
+        if torch.compiler.is_compiling():
+            # Everything that is a tensor is traced; host-side draws and counts are for eager forwards.
+            buffer.add_(1)
+            for method in self.drawing:
+                method.on_forward(model, Context(seed=self.seed))
+            return
+        step = self.step(buffer)
+        for method in self.drawing:
+            method.on_forward(model, Context(seed=self.seed, step=step))
+        buffer.add_(1)
+        self._host = (step + 1, buffer._version)
+        if torch.is_grad_enabled():
+            self._watch()
+
+    def step(self, buffer: Tensor) -> int:
+        """The step on the host. The buffer is read only when something else has written it: a read syncs a GPU."""
+        if self._host is None or self._host[1] != buffer._version:
+            self._host = (int(buffer), buffer._version)
+        return self._host[0]
+
+    def _watch(self) -> None:
+        self.without_terms += bool(self.termed)
+        self.without_step += bool(self.stepped)
+        if self.without_terms > PATIENCE:
+            raise ContractError(
+                f"{PATIENCE} training forwards passed and the loss never took the terms of {', '.join(self.termed)}: "
+                "use criterion = applied.criterion(loss) for your loss (or add applied.terms() to it)"
+            )
+        if self.without_step > PATIENCE:
+            raise ContractError(
+                f"{PATIENCE} training forwards passed and the step part of {', '.join(self.stepped)} never ran: "
+                "pass your optimizer through optimizer = applied.attach(optimizer)"
+            )

@@ -1,0 +1,121 @@
+"""Optimizers and edited models: the groups that the rules ask for, and carrying a running optimizer over an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import ConflictError, ContractError
+from .method import Method, Rule
+
+
+def rules(model: nn.Module, methods: tuple[Method, ...]) -> dict[nn.Parameter, Rule]:
+    """The rule of every trainable parameter: rates multiply, decays must all agree, an owner must be alone."""
+    merged = {p: Rule() for p in model.parameters() if p.requires_grad}
+    owners: dict[nn.Parameter, str] = {}
+    for method in methods:
+        for parameter, rule in method.groups(model).items():
+            if parameter not in merged:
+                continue
+            if rule.owned:
+                if parameter in owners:
+                    names = {id(p): name for name, p in model.named_parameters()}
+                    raise ConflictError(
+                        f"{owners[parameter]} and {method.name} both own {names[id(parameter)]}; a parameter has one owner"
+                    )
+                owners[parameter] = method.name
+            old = merged[parameter]
+            merged[parameter] = Rule(
+                lr_scale=old.lr_scale * rule.lr_scale,
+                decay=old.decay and rule.decay,
+                owned=old.owned or rule.owned,
+            )
+    return merged
+
+
+def groups(
+    model: nn.Module, merged: Mapping[nn.Parameter, Rule], lr: float, weight_decay: float, defaults: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Parameter groups in a fixed order: first the plain ones, then by falling rate, decay and ownership.
+
+    Every group carries `lr_scale` and `owned`, so that a schedule can multiply rates instead of overwriting them.
+    """
+    bins: dict[Rule, list[nn.Parameter]] = {Rule(): []}
+    for parameter, rule in merged.items():
+        bins.setdefault(rule, []).append(parameter)
+    plain, *others = bins
+    ordered = [plain, *sorted(others, key=lambda rule: (rule.owned, -rule.lr_scale, not rule.decay))]
+    return [
+        {
+            "params": bins[rule],
+            "lr": lr * rule.lr_scale,
+            "weight_decay": weight_decay if rule.decay else 0.0,
+            "lr_scale": rule.lr_scale,
+            "owned": rule.owned,
+            **defaults,
+        }
+        for rule in ordered
+        if bins[rule]
+    ]
+
+
+def migrate(optimizer: torch.optim.Optimizer, before: set[nn.Parameter], merged: Mapping[nn.Parameter, Rule]) -> None:
+    """Fits a running optimizer to the edited model: gone parameters leave with their state, new ones join by their rule.
+
+    The state (momenta, moments) of every parameter that is still there is untouched.
+    """
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    gone = (before - set(merged)) & held
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if p not in gone]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)
+    first = optimizer.param_groups[0]
+    extra = {k: v for k, v in first.items() if k not in ("params", "lr", "weight_decay", "lr_scale", "owned")}
+    fresh = {p: rule for p, rule in merged.items() if p not in held}
+    by_rule: dict[Rule, list[nn.Parameter]] = {}
+    for parameter, rule in fresh.items():
+        by_rule.setdefault(rule, []).append(parameter)
+    for rule, parameters in by_rule.items():
+        optimizer.add_param_group(
+            {
+                **extra,
+                "params": parameters,
+                "lr": first["lr"] / first.get("lr_scale", 1.0) * rule.lr_scale,
+                "weight_decay": first.get("weight_decay", 0.0) if rule.decay else 0.0,
+                "lr_scale": rule.lr_scale,
+                "owned": rule.owned,
+            }
+        )
+
+
+def check(optimizer: torch.optim.Optimizer, model: nn.Module, merged: Mapping[nn.Parameter, Rule]) -> None:
+    """ContractError when an optimizer was built for the unedited model or without the stack's rules."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ContractError(
+            "LBFGS calls the loss several times a step; a stack with a step part needs SGD, Adam or the like"
+        )
+    names = {p: name for name, p in model.named_parameters()}
+    held = {p: group for group in optimizer.param_groups for p in group["params"]}
+    missing = [names[p] for p in merged if p not in held]
+    stale = sum(1 for p in held if p not in names)
+    if missing or stale:
+        parts = [f"lacks {', '.join(missing[:4])}{' and more' if len(missing) > 4 else ''}"] if missing else []
+        parts += [f"holds {stale} tensors that are no longer in the model"] if stale else []
+        raise ContractError(
+            f"the optimizer {' and '.join(parts)}: build it from applied.groups(lr=...), after stack.apply(), "
+            "or give stack.apply(..., optimizer=optimizer) the running one"
+        )
+    for parameter, rule in merged.items():
+        group = held[parameter]
+        wrong = rule.lr_scale != group.get("lr_scale", 1.0) or (
+            not rule.decay and group.get("weight_decay", 0.0) != 0.0
+        )
+        if wrong:
+            raise ContractError(
+                f"{names[parameter]} must be in a group with lr_scale={rule.lr_scale:g} and "
+                f"{'its' if rule.decay else 'no'} weight decay; build the optimizer from applied.groups(lr=...)"
+            )
