@@ -31,7 +31,27 @@ _HOMES = {
     "Study": "study",
 }
 _PACKAGES = frozenset(
-    "core ops kernels nn methods models data optim train probes study advise report ship tasks claims testing cli functional".split()
+    [
+        "core",
+        "ops",
+        "kernels",
+        "nn",
+        "methods",
+        "models",
+        "data",
+        "optim",
+        "train",
+        "probes",
+        "study",
+        "advise",
+        "report",
+        "ship",
+        "tasks",
+        "claims",
+        "testing",
+        "cli",
+        "functional",
+    ]
 )
 
 __all__ = ["__version__", *_HOMES, *sorted(_PACKAGES)]

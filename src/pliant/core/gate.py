@@ -49,7 +49,7 @@ class Gates:
         training = self.block.training
         if training and torch.compiler.is_compiling():
             raise ContractError(
-                "a net with skipped branches cannot be compiled whole (every pattern of open branches would be compiled "
+                "a net with skipped branches cannot be compiled whole (every pattern of open branches would compile "
                 "anew); call applied.compile() instead: it compiles the parts and keeps the gates in Python"
             )
         program = self.programs[training]
@@ -75,15 +75,15 @@ class Gates:
             for name, constant in program.constants.items():
                 if values[name] is not constant and values[name] != constant:
                     raise TraceError(
-                        f"the residual block {type(self.block).__name__} was followed with {name}={constant!r} and is now "
-                        f"called with {values[name]!r}; pass a sample that calls it as training does"
+                        f"the residual block {type(self.block).__name__} was followed with {name}={constant!r} and is "
+                        f"now called with {values[name]!r}; pass a sample that calls it as training does"
                     )
         if program.asked:
             for name, shape in zip(program.arguments, program.shapes, strict=True):
                 if tuple(values[name].shape[1:]) != shape[1:]:
                     raise TraceError(
-                        f"the residual block {type(self.block).__name__} decides by the shape of its input and was followed "
-                        f"with {shape}; it now gets {tuple(values[name].shape)}. Apply the stack with a sample of this shape"
+                        f"the residual block {type(self.block).__name__} decides by its input's shape and was followed "
+                        f"with {shape}; it now gets {tuple(values[name].shape)}. Apply with a sample of this shape"
                     )
         return values
 

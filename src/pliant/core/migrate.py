@@ -24,7 +24,7 @@ def rules(model: nn.Module, methods: tuple[Method, ...]) -> dict[nn.Parameter, R
                 if parameter in owners:
                     names = {id(p): name for name, p in model.named_parameters()}
                     raise ConflictError(
-                        f"{owners[parameter]} and {method.name} both own {names[id(parameter)]}; a parameter has one owner"
+                        f"{owners[parameter]} and {method.name} both own {names[id(parameter)]}; one must let go"
                     )
                 owners[parameter] = method.name
             old = merged[parameter]
@@ -63,7 +63,7 @@ def groups(
 
 
 def migrate(optimizer: torch.optim.Optimizer, before: set[nn.Parameter], merged: Mapping[nn.Parameter, Rule]) -> None:
-    """Fits a running optimizer to the edited model: gone parameters leave with their state, new ones join by their rule.
+    """Fits a running optimizer to the edited model: gone parameters leave with their state, new ones join by rule.
 
     The state (momenta, moments) of every parameter that is still there is untouched.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .context import arguments
 
 if TYPE_CHECKING:
-    from .stack import Applied
+    from .applied import Applied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Criterion:
 
 
 class Objective(nn.Module):
-    """objective(input, target) = criterion(model(input), target): what gradient probes and initialisers differentiate."""
+    """objective(input, target) = criterion(model(input), target): what probes and initialisers differentiate."""
 
     def __init__(self, model: nn.Module, criterion: Callable[..., Tensor]) -> None:
         super().__init__()

@@ -80,7 +80,7 @@ def chain(module: nn.Module, tensor: str) -> Chain | None:
     first = module.parametrizations[tensor][0]  # type: ignore[index]
     if not isinstance(first, Chain):
         raise ConflictError(
-            f"{type(module).__name__}.{tensor} is already parametrised by {type(first).__name__}, which is not pliant's; "
+            f"{type(module).__name__}.{tensor} is already parametrised by {type(first).__name__}, not by pliant; "
             "bake it first with torch.nn.utils.parametrize.remove_parametrizations"
         )
     return first
@@ -91,8 +91,8 @@ def chains(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Mo
     for path, module in model.named_modules():
         if not parametrize.is_parametrized(module):
             continue
-        for tensor in list(module.parametrizations):  # type: ignore[union-attr]
-            first = module.parametrizations[tensor][0]  # type: ignore[index]
+        for tensor in list(module.parametrizations):
+            first = module.parametrizations[tensor][0]
             if isinstance(first, Chain):
                 for part in first.children():
                     if isinstance(part, kind):
@@ -101,12 +101,12 @@ def chains(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Mo
 
 @torch.no_grad()
 def bake(module: nn.Module) -> None:
-    """Replaces every chain of a module by the value it computes; the tensors are plain Parameters of their own names again.
+    """Replaces every chain of a module by the value it computes; the tensors are plain Parameters again.
 
     torch's remove_parametrizations deletes the property from the class, which copies of the module share (torch 2.13),
     so baking a copy would break the original: the class is left alone here and the module goes back to its own.
     """
-    names = list(module.parametrizations)  # type: ignore[union-attr,arg-type]
+    names = list(module.parametrizations)  # type: ignore[arg-type]
     baked = {name: getattr(module, name).detach().clone() for name in names}
     originals = {name: module.parametrizations[name].original for name in names}  # type: ignore[index,union-attr]
     del module._modules["parametrizations"]

@@ -169,10 +169,19 @@ def _program(block: nn.Module, recording: Recording, branches: Sequence[_Branch]
         segments=tuple(segments),
         arguments=tuple(recording.inputs),
         constants=dict(recording.constants),
-        result=fx.node.map_aggregate(output.args[0], lambda a: Name(a.name) if isinstance(a, fx.Node) else a),
+        result=_named(output.args[0]),
         shapes=tuple(tuple(recording.values[node].shape) for node in recording.inputs.values()),
         asked=recording.asked,
     )
+
+
+def _named(structure: Any) -> Any:
+    """What a graph returns, with its nodes replaced by names."""
+
+    def name(item: Any) -> Any:
+        return Name(item.name) if isinstance(item, fx.Node) else item
+
+    return fx.node.map_aggregate(structure, name)
 
 
 @dataclasses.dataclass(frozen=True)

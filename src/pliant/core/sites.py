@@ -28,8 +28,31 @@ LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.Con
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _NOT_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
 _ACTIVATION_NAMES = frozenset(
-    "relu relu6 elu selu celu gelu silu mish leaky_relu prelu rrelu sigmoid tanh hardtanh hardswish hardsigmoid "
-    "logsigmoid softplus softsign tanhshrink softshrink hardshrink threshold".split()
+    [
+        "relu",
+        "relu6",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "leaky_relu",
+        "prelu",
+        "rrelu",
+        "sigmoid",
+        "tanh",
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+        "logsigmoid",
+        "softplus",
+        "softsign",
+        "tanhshrink",
+        "softshrink",
+        "hardshrink",
+        "threshold",
+    ]
 )
 _ACTIVATION_FUNCTIONS = frozenset(
     getattr(home, name + mark)
@@ -82,7 +105,7 @@ def attached(model: nn.Module, kind: type[nn.Module]) -> list[tuple[str, nn.Modu
         for path, layer in model.named_modules()
         for hook in layer._forward_hooks.values()
         if isinstance(hook, RunChild) and isinstance(layer._modules.get(hook.name), kind)
-    ]  # type: ignore[misc]
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Stack:
         with torch.no_grad():
             for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
                 if tensor.shape != values[name].shape:
-                    tensor.set_(values[name])  # type: ignore[arg-type]
+                    tensor.set_(values[name])  # type: ignore[call-overload]
                 else:
                     tensor.copy_(values[name])
         clock = Clock(self.methods, seed)

@@ -44,8 +44,8 @@ def isolated(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         raise TraceError(
-            f"the model cannot be deep-copied ({type(error).__name__}: {error}); pliant plans on a copy so that a refusal "
-            "leaves your model as it was. Remove non-leaf tensors or open handles stored on its modules"
+            f"the model cannot be deep-copied ({type(error).__name__}: {error}); pliant plans on a copy so that a "
+            "refusal leaves your model as it was. Remove non-leaf tensors or open handles stored on its modules"
         ) from error
 
 
@@ -100,7 +100,8 @@ def record_calls(model: nn.Module, call: Call) -> dict[str, list[Call]]:
             model(*args, **kwargs)
     except Exception as error:
         raise TraceError(
-            f"the model fails on the sample ({type(error).__name__}: {error}); pass sample= exactly as you call the model"
+            f"the model fails on the sample ({type(error).__name__}: {error}); "
+            "pass sample= exactly as you call the model"
         ) from error
     finally:
         for handle in handles:
@@ -121,6 +122,8 @@ def is_layer(module: nn.Module) -> bool:
 
 class _Proxy(fx.Proxy):
     """A proxy that knows its value: questions whose answer must be a plain Python object are answered from it."""
+
+    tracer: _Tracer
 
     def __init__(self, node: fx.Node, tracer: _Tracer, value: Any) -> None:
         super().__init__(node, tracer)
@@ -146,7 +149,7 @@ class _Proxy(fx.Proxy):
         return int(self.answer().__index__())
 
     def __iter__(self) -> Any:
-        return iter([self[position] for position in range(len(self.value))])
+        return iter([self[position] for position in range(len(self.value))])  # type: ignore[index]
 
     def __contains__(self, item: object) -> bool:
         return item in self.value
@@ -211,7 +214,7 @@ class _Tracer(fx.Tracer):
                 self.inputs[name] = given[name].node
             elif _holds_tensor(value):
                 raise TraceError(
-                    f"argument {name!r} of {type(self.root).__name__}.forward is a {type(value).__name__} holding tensors; "
+                    f"argument {name!r} of {type(self.root).__name__}.forward is a {type(value).__name__} of tensors; "
                     "only plain tensor arguments can be followed"
                 )
             else:

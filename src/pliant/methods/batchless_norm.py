@@ -20,7 +20,7 @@ from pliant.ops.batchless_norm import moments, natural_gradient
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchlessNorm(Method):
-    """y = weight * (x - mean) / std + bias, with mean and std learned by the likelihood of x instead of taken from a batch.
+    """y = weight * (x - mean) / std + bias, with mean and std learned by the likelihood of x, not taken from a batch.
 
     where: patterns of the weighted layers (default: all that feed an activation and are not normalised yet).
     position: "after_activation" (better each time it was measured, card 14) or "before_activation".

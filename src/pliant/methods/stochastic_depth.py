@@ -23,7 +23,7 @@ from pliant.ops.stochastic_depth import SCHEDULES, expected_active, survival
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StochasticDepth(Method):
-    """H_l = b_l f_l(H_{l-1}) + shortcut, b_l ~ Bernoulli(p_l) once per minibatch; a branch with b_l = 0 is not computed.
+    """H_l = b_l f_l(H_{l-1}) + shortcut, b_l ~ Bernoulli(p_l) once per minibatch; with b_l = 0 f_l is not computed.
 
     p_last: survival probability of the last block, 0.5. schedule: "paper" p_l = 1 - l/L (1 - p_last), "timm"
     (the first block always survives), "uniform", or one probability per branch.

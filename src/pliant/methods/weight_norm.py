@@ -86,7 +86,7 @@ class WeightNorm(Method):
             return
         parts = list(chains(model, WeightScale))
         if self.direction_std is not None:
-            for path, module, tensor, part in parts:
+            for path, module, tensor, _ in parts:
                 original = module.parametrizations[tensor].original  # type: ignore[index,union-attr]
                 draw = torch.randn(
                     original.shape,
