@@ -1,0 +1,18 @@
+"""Layers, under the names a PyTorch user expects."""
+
+from pliant.nn.batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from pliant.nn.batchless_norm import BatchlessNorm
+from pliant.nn.recalibrate import recalibrate
+from pliant.nn.stochastic_depth import StochasticDepth
+from pliant.nn.weight_norm import WeightScale
+
+__all__ = [
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "BatchlessNorm",
+    "StochasticDepth",
+    "WeightScale",
+    "recalibrate",
+]
