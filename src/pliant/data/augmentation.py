@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pliant.core.errors import SettingError
@@ -37,12 +38,17 @@ class Augment:
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A new tensor like x (N x C x H x W, on the CPU, any dtype NumPy knows)."""
         top, left, mirrored = (drawn.numpy() for drawn in self.draw(len(x), generator))
+        padded = F.pad(x, (self.crop,) * 4).numpy()
+        # Every row of every possible window as one opaque element, so the gather copies whole rows: twice as fast as
+        # sliding_window_view, 5 to 10 times as fast as torch's unfold, gather or grid_sample. Flips: torch is faster.
         count, channels, height, width = x.shape
-        edge = self.crop
-        padded = np.zeros((count, channels, height + 2 * edge, width + 2 * edge), x.numpy().dtype)
-        padded[:, :, edge : edge + height, edge : edge + width] = x.numpy()
-        # All windows as a view, then one gather: measured 3 to 5 times faster than torch's gather or grid_sample.
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-        out = windows[np.arange(count), :, top, left]
-        out[mirrored] = out[mirrored][..., ::-1]
+        image, channel, row, pixel = padded.strides
+        windows: np.ndarray = np.ndarray(
+            shape=(count, 2 * self.crop + 1, 2 * self.crop + 1, channels, height),
+            dtype=np.dtype((np.void, width * pixel)),
+            buffer=padded,
+            strides=(image, row, pixel, channel, row),
+        )
+        out = windows[np.arange(count), top, left].view(padded.dtype).reshape(x.shape)
+        out[mirrored] = torch.from_numpy(out[mirrored]).flip(3).numpy()
         return torch.from_numpy(out)

@@ -1,4 +1,4 @@
-"""The CIFAR residual net of 6n+2 layers (He et al. 2016, section 4.2), as Huang et al. 2016 (stochastic depth) use it."""
+"""The CIFAR residual net of 6n+2 layers (He et al. 2016, section 4.2), as Huang et al. 2016 use it."""
 
 from __future__ import annotations
 
