@@ -27,6 +27,7 @@ _HOMES = {
     "Recipe": "train",
     "save": "train",
     "load": "train",
+    "export": "ship",
     "compare": "study",
     "Study": "study",
 }
