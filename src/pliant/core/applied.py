@@ -36,6 +36,7 @@ class Binding:
     report: Report
     seed: int
     clock: Clock
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def bind(model: nn.Module, sample: Any = None) -> Applied:
@@ -63,6 +64,8 @@ class Applied:
         self.may_skip_parameters = any(method.meta.may_skip_parameters for method in self.stack.methods)
         self._context = Context(sample=sample, seed=self.seed)
         self._clock = binding.clock
+        self._log = binding.log
+        self._advancing = [method for method in self.stack.methods if overrides(method, "advance")]
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -124,6 +127,25 @@ class Applied:
         self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
         for method in self.stack.methods:
             getattr(method, part)(self.model, self._context)
+
+    def advance(self, batch: Any) -> None:
+        """Lets methods that change the structure while training do so; call it between steps with a training batch."""
+        for method in self._advancing:
+            self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
+            entry = method.advance(self.model, self._context, batch)
+            if entry is not None:
+                self._log.append({"method": method.name, "step": self._context.step, "entry": entry})
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the states of model and optimizer: the changes of `advance`, as JSON."""
+        return {"log": list(self._log)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Makes the logged changes again on a fresh model, before its values are loaded."""
+        by_name = {method.name: method for method in self.stack.methods}
+        for change in state["log"][len(self._log) :]:
+            by_name[change["method"]].replay(self.model, self._context, change["entry"])
+            self._log.append(change)
 
     def compile(self, **options: Any) -> None:
         """torch.compile in place, in the form the stack allows: the whole net, or its parts with gates in Python."""

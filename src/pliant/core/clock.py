@@ -30,6 +30,7 @@ class Clock:
         self.stepped = [
             method.name for method in methods if overrides(method, "before_step") or overrides(method, "after_step")
         ]
+        self.advancing = any(overrides(method, "advance") for method in methods)
         self.seed = seed
         self.without_terms = 0
         self.without_step = 0
@@ -37,7 +38,7 @@ class Clock:
 
     @property
     def needed(self) -> bool:
-        return bool(self.drawing or self.termed or self.stepped)
+        return bool(self.drawing or self.termed or self.stepped or self.advancing)
 
     def __call__(self, model: nn.Module, _: Any) -> None:
         if not model.training:

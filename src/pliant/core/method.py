@@ -159,6 +159,15 @@ class Method:
     def after_step(self, model: nn.Module, ctx: Context) -> None:
         """After the optimizer's step: constraints, masks."""
 
+    def advance(self, model: nn.Module, ctx: Context, batch: Any) -> Any:
+        """Between two steps: change the structure (growth). Returns what `replay` needs (JSON), or None for no change.
+
+        The method fits `ctx.optimizer` to what it changed (`core.migrate`).
+        """
+
+    def replay(self, model: nn.Module, ctx: Context, entry: Any) -> None:
+        """Makes a change of `advance` again on a fresh model, structure only: values come from the checkpoint."""
+
     def bake(self, model: nn.Module, ctx: Context) -> None:
         """Finalize, stage 1: replace reparametrisations by plain values."""
 
