@@ -1,4 +1,4 @@
-"""Batchless normalisation: the mean and the deviation are parameters, fitted by maximum likelihood (Berger 2022)."""
+"""Batchless normalisation: mean and deviation are parameters, fitted by likelihood (Berger & Uc Cetina 2022)."""
 
 from __future__ import annotations
 
@@ -127,6 +127,9 @@ def natural_gradient(grad_mean: Tensor, grad_log_std: Tensor, log_std: Tensor) -
 
     From the gradients of `gaussian_nll` this makes -(xbar - mu) and (1 - m2)/2. SGD with rate a on the first is then
     the moving average mu <- mu + a (xbar - mu), whatever the activation's scale, and stable for 0 < a < 2.
+    On the second it is one to first order only: with statistics far off (m2 >> 1) a step (m2 - 1) a/2 in the logarithm
+    overshoots, and comes back at a/2 a step. Start from data, or step by s <- s + log(1 - 2 a natural_s)/2, 0 < a < 1,
+    which is exactly sigma^2 <- sigma^2 + a (var + (xbar - mu)^2 - sigma^2).
 
     grad_mean, grad_log_std, log_std: (C,). Returns both natural gradients.
     """
