@@ -14,17 +14,18 @@ from pliant.ops.batchless_norm import Moments, batchless_norm, combine_moments, 
 
 
 class BatchlessNorm(nn.Module):
-    """y = weight * (x - sg(mean)) * sg(exp(-log_std)) + bias, with mean and log_std learnt by likelihood (Berger 2022).
+    """y = weight * (x - sg(mean)) * sg(exp(-log_std)) + bias, with statistics learnt by likelihood.
 
-    Works at any batch size, the same in training and evaluation. `mean` and `log_std` are parameters that the task's
-    loss does not reach (sg stops its gradient); add every layer's `nll()` to the loss, with weight 1:
+    Berger & Uc Cetina 2022. Works at any batch size, the same in training and evaluation. `mean` and `log_std` are
+    parameters that the task's loss does not reach (sg stops its gradient); add every layer's `nll()` to the loss, with
+    weight 1:
 
         loss = F.cross_entropy(net(x), y) + sum(m.nll() for m in net.modules() if isinstance(m, BatchlessNorm))
 
     A training forward with gradients enabled leaves the detached moments of its input in buffers (not in the state
-    dict), from which `nll()` is computed. Several forwards before one `nll()` are counted together, so a layer used
-    twice averages by element count; the first forward after `nll()` or `reset_moments()` starts afresh.
-    Recomputation by torch.utils.checkpoint (use_reentrant=False) does not count.
+    dict), from which `nll()` is computed; `collected` says whether there are any. Several forwards before one `nll()`
+    are counted together, so a layer used twice averages by element count; the first forward after `nll()` or
+    `reset_moments()` starts afresh. Recomputation by torch.utils.checkpoint (use_reentrant=False) does not count.
 
     num_features: C. channel_dim: the channel axis, 1 for (N, C, *positions), -1 for sequences (N, T, C). affine: have
     weight (starts at 1) and bias (0). gauge: let a perfect fit read nll() = 0; changes no gradient.
@@ -57,7 +58,8 @@ class BatchlessNorm(nn.Module):
         self.register_buffer("moment_n", torch.zeros((), device=device, dtype=torch.int64), persistent=False)
         self.register_buffer("moment_mean", torch.zeros_like(self.mean.detach()), persistent=False)
         self.register_buffer("moment_var", torch.zeros_like(self.mean.detach()), persistent=False)
-        self._collected = self._read = False
+        self.collected = False
+        self._read = False
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: floating, C in axis `channel_dim`. mask: bool, x's shape without that axis; False leaves a position out of
@@ -69,14 +71,14 @@ class BatchlessNorm(nn.Module):
     @property
     def collected(self) -> bool:
         """Whether there are moments to compute the likelihood from."""
-        return self._collected
+        return self.collected
 
     def nll(self) -> Tensor:
         """The layer's term of the loss, a scalar: `pliant.functional.gaussian_nll` of the collected moments.
 
         0 when they held nothing (an empty batch, or everything masked). Raises ContractError when there were none.
         """
-        if not self._collected:
+        if not self.collected:
             raise ContractError(
                 f"BatchlessNorm({self.num_features}) has no moments to compute its likelihood from: call nll() after "
                 "a forward in training mode with gradients enabled, not in eval mode, under no_grad or before any "
@@ -89,7 +91,7 @@ class BatchlessNorm(nn.Module):
 
     def reset_moments(self) -> None:
         """Forget the moments; the next training forward starts afresh."""
-        self._collected = self._read = False
+        self.collected = self._read = False
 
     @torch.no_grad()
     def set_statistics(self, found: Moments) -> Self:
@@ -170,9 +172,9 @@ class BatchlessNorm(nn.Module):
         return norm.train(self.training)
 
     def _collect(self, found: Moments) -> None:
-        if self._collected and not self._read:
+        if self.collected and not self._read:
             found = combine_moments(Moments(self.moment_n, self.moment_mean, self.moment_var), found)
-        self._collected, self._read = True, False
+        self.collected, self._read = True, False
         self.moment_n.copy_(found.n)
         self.moment_mean.copy_(found.mean)
         self.moment_var.copy_(found.var)
