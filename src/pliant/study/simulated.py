@@ -1,4 +1,4 @@
-"""A task whose effects are known: learning curves from a formula, in microseconds. For self-tests and demonstrations."""
+"""A task whose effects are known: learning curves from a formula, in microseconds a run."""
 
 from __future__ import annotations
 
