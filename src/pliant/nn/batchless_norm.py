@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.core.errors import ContractError, InputError
-from pliant.nn._recompute import recomputing
+from pliant.core.recompute import recomputing
 from pliant.nn.batch_norm import BatchNorm
 from pliant.ops.batchless_norm import Moments, batchless_norm, combine_moments, floor_std, gaussian_nll, moments
 
@@ -67,11 +67,6 @@ class BatchlessNorm(nn.Module):
         if self.training and torch.is_grad_enabled() and not recomputing():
             self._collect(moments(x.detach(), self.channel_dim, mask))
         return batchless_norm(x, self.mean, self.log_std, self.weight, self.bias, self.channel_dim)
-
-    @property
-    def collected(self) -> bool:
-        """Whether there are moments to compute the likelihood from."""
-        return self.collected
 
     def nll(self) -> Tensor:
         """The layer's term of the loss, a scalar: `pliant.functional.gaussian_nll` of the collected moments.
