@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .context import Context
 from .errors import ContractError
 from .method import Method, overrides
+from .recompute import recomputing
 
 STEP = "pliant_step"
 PATIENCE = 100
@@ -34,14 +35,15 @@ class Clock:
         self.seed = seed
         self.without_terms = 0
         self.without_step = 0
-        self._host: tuple[int, int] | None = None
+        self._host: tuple[int, Tensor, int] | None = None
 
     @property
     def needed(self) -> bool:
         return bool(self.drawing or self.termed or self.stepped or self.advancing)
 
     def __call__(self, model: nn.Module, _: Any) -> None:
-        if not model.training:
+        if not model.training or recomputing():
+            # A checkpointed forward that is run again must meet the step and the gates of the first time.
             return
         buffer: Tensor = model.pliant_step  # type: ignore[assignment]
         if torch.compiler.is_compiling():
@@ -54,14 +56,14 @@ class Clock:
         for method in self.drawing:
             method.on_forward(model, Context(seed=self.seed, step=step))
         buffer.add_(1)
-        self._host = (step + 1, buffer._version)
+        self._host = (step + 1, buffer, buffer._version)
         if torch.is_grad_enabled():
             self._watch()
 
     def step(self, buffer: Tensor) -> int:
         """The step on the host. The buffer is read only when something else has written it: a read syncs a GPU."""
-        if self._host is None or self._host[1] != buffer._version:
-            self._host = (int(buffer), buffer._version)
+        if self._host is None or self._host[1] is not buffer or self._host[2] != buffer._version:
+            self._host = (int(buffer), buffer, buffer._version)
         return self._host[0]
 
     def _watch(self) -> None:
