@@ -125,13 +125,37 @@ def _branch(add: fx.Node, recording: Recording, position: dict[fx.Node, int]) ->
         outside = [user.name for user in node.users if user not in own and user is not add]
         if outside:
             return f"the branch's value {node.name!r} is also used by {outside[0]!r}"
-        for changed in recording.mutated.get(node, ()):
-            if changed not in own:
+    return _disturbed(add, own, recording, position) or _Branch(add, value, skip, own)
+
+
+def _disturbed(add: fx.Node, own: frozenset[fx.Node], recording: Recording, position: dict[fx.Node, int]) -> str | None:
+    """Why leaving out or moving a branch would change values elsewhere or in it: in-place operations, or None.
+
+    The branch runs right before the addition, after everything else that came before it.
+    """
+    read = own | {node for inside in own for node in inside.all_input_nodes}
+    start = min((position[node] for node in own), default=position[add])
+    for node, operands in recording.mutated.items():
+        for changed in operands:
+            same = {other for other in position if _share(recording.values.get(other), recording.values[changed])}
+            if node in own and not same <= own:
                 return (
                     f"{node.name!r} changes {changed.name!r} in place, outside its branch; use inplace=False there "
                     "(the shortcut would see another value when the branch is skipped)"
                 )
-    return _Branch(add, value, skip, own)
+            if node not in own and start < position[node] < position[add] and same & read:
+                return (
+                    f"{node.name!r} changes {changed.name!r} in place after the branch has read it; use inplace=False "
+                    "there (the branch is run last, and would see the changed value)"
+                )
+    return None
+
+
+def _share(first: Any, second: Any) -> bool:
+    """Whether two values are tensors on the same memory: views see each other's changes."""
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        return False
+    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
 def _layers(nodes: set[fx.Node]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -165,6 +166,21 @@ class _Proxy(fx.Proxy):
 
     def dim(self) -> int:
         return int(self.value.dim())
+
+
+def _in_place(name: str) -> Callable[[_Proxy, Any], Any]:
+    def change(self: _Proxy, other: Any) -> Any:
+        if not isinstance(self.value, Tensor):
+            # Numbers are not changed, a name is bound anew; the written graph would bind the old name.
+            return getattr(operator, name[1:])(self, other)
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    return change
+
+
+# fx writes `a += b` as `a + b`: another memory, so whatever else holds `a` would not see the change.
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul"):
+    setattr(_Proxy, f"__{_name}__", _in_place(_name))
 
 
 class _Attribute(_Proxy):
