@@ -6,7 +6,7 @@ dataset, as training scripts do; its start-up (before the first batch) is not co
 the rates are medians, the ratio is the median of the repeats' ratios. Torch gets one thread, as in the DataLoader's
 workers, so that a busy machine slows both alike.
 
-    python benchmarks/data.py [--json] [--repeats 5]
+    python benchmarks/data.py [--json] [--repeats 7]
 
 Exit code 1 when the ratio is below the floor.
 """
@@ -65,7 +65,7 @@ def time_loader(data: PerImage) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a line of text")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
 
     torch.set_num_threads(1)

@@ -38,7 +38,7 @@ class Augment:
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A new tensor like x (N x C x H x W, on the CPU, any dtype NumPy knows)."""
         top, left, mirrored = (drawn.numpy() for drawn in self.draw(len(x), generator))
-        padded = F.pad(x, (self.crop,) * 4).numpy()
+        padded = F.pad(x, (self.crop,) * 4).contiguous().numpy()
         # Every row of every possible window as one opaque element, so the gather copies whole rows: twice as fast as
         # sliding_window_view, 5 to 10 times as fast as torch's unfold, gather or grid_sample. Flips: torch is faster.
         count, channels, height, width = x.shape

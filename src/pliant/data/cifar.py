@@ -52,9 +52,7 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except InputError:
-        raise
-    except pickle.UnpicklingError as error:
+    except _Refused as error:
         raise InputError(f"{path}: {error}; unpack the CIFAR-10 archive again") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise InputError(f"{path}: damaged pickle ({error}); unpack the CIFAR-10 archive again") from None
@@ -71,19 +69,26 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return data.reshape(-1, 3, 32, 32), np.asarray(entries["labels"])
 
 
+class _Refused(Exception):
+    pass
+
+
 def _as_bytes(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encodes text as {encoding!r}, which CIFAR-10 files do not")
+        raise _Refused(f"encodes text as {encoding!r}, which CIFAR-10 files do not")
     return text.encode("latin1")
 
 
 class _PlainUnpickler(pickle.Unpickler):
     """Knows numpy's array and dtype and nothing else, so a file cannot run code."""
 
-    # A pickled array is _reconstruct(ndarray, ...) and a dtype; Python 3 writes bytes as encode(text, "latin1").
+    # A pickled array is _reconstruct(ndarray, ...) or, from protocol 5 on, _frombuffer(...), and a dtype;
+    # Python 3 writes bytes for old protocols as encode(text, "latin1").
     _KNOWN: dict[tuple[str, str], Any] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy.core.numeric", "_frombuffer"): np.empty(0).__reduce_ex__(5)[0],
+        ("numpy._core.numeric", "_frombuffer"): np.empty(0).__reduce_ex__(5)[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): _as_bytes,
@@ -91,5 +96,5 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._KNOWN:
-            raise pickle.UnpicklingError(f"asks for {module}.{name}, which CIFAR-10 files do not hold (refused)")
+            raise _Refused(f"asks for {module}.{name}, which CIFAR-10 files do not hold (refused)")
         return self._KNOWN[module, name]

@@ -191,7 +191,7 @@ def as_inputs(array: Any, where: str) -> Tensor:
     if values.dtype != np.uint8:
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
-        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if bad.any():
             raise InputError(
                 f"{where} has NaN or values beyond float32 in {int(bad.sum())} of {len(values)} rows, first in row "
