@@ -65,31 +65,46 @@ def groups(
 def migrate(optimizer: torch.optim.Optimizer, before: set[nn.Parameter], merged: Mapping[nn.Parameter, Rule]) -> None:
     """Fits a running optimizer to the edited model: gone parameters leave with their state, new ones join by rule.
 
-    The state (momenta, moments) of every parameter that is still there is untouched.
+    A parameter that is still there keeps its state (momenta, moments) and, unless a rule now asks for another rate or
+    for no decay, its group. Groups are only added, behind those that were there; learning-rate schedulers count groups
+    when they are built, so build them afterwards.
     """
+    first = dict(optimizer.param_groups[0])
     held = {p for group in optimizer.param_groups for p in group["params"]}
     gone = (before - set(merged)) & held
+    moved: list[tuple[dict[str, Any], list[nn.Parameter]]] = [(first, [p for p in merged if p not in held])]
     for group in optimizer.param_groups:
-        group["params"] = [p for p in group["params"] if p not in gone]
+        kept = [p for p in group["params"] if p not in gone]
+        misplaced = [p for p in kept if p in merged and not _suits(group, merged[p])]
+        group["params"] = [p for p in kept if p not in set(misplaced)]
+        moved.append((dict(group), misplaced))
     for parameter in gone:
         optimizer.state.pop(parameter, None)
-    first = optimizer.param_groups[0]
-    extra = {k: v for k, v in first.items() if k not in ("params", "lr", "weight_decay", "lr_scale", "owned")}
-    fresh = {p: rule for p, rule in merged.items() if p not in held}
-    by_rule: dict[Rule, list[nn.Parameter]] = {}
-    for parameter, rule in fresh.items():
-        by_rule.setdefault(rule, []).append(parameter)
-    for rule, parameters in by_rule.items():
-        optimizer.add_param_group(
-            {
-                **extra,
-                "params": parameters,
-                "lr": first["lr"] / first.get("lr_scale", 1.0) * rule.lr_scale,
-                "weight_decay": first.get("weight_decay", 0.0) if rule.decay else 0.0,
-                "lr_scale": rule.lr_scale,
-                "owned": rule.owned,
-            }
-        )
+    for near, parameters in moved:
+        by_rule: dict[Rule, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            by_rule.setdefault(merged[parameter], []).append(parameter)
+        for rule, alike in by_rule.items():
+            optimizer.add_param_group(
+                {
+                    **near,
+                    "params": alike,
+                    **{
+                        key: near[key] / near.get("lr_scale", 1.0) * rule.lr_scale
+                        for key in ("lr", "initial_lr")
+                        if key in near
+                    },
+                    "weight_decay": near.get("weight_decay", 0.0) if rule.decay else 0.0,
+                    "lr_scale": rule.lr_scale,
+                    "owned": rule.owned,
+                }
+            )
+
+
+def _suits(group: Mapping[str, Any], rule: Rule) -> bool:
+    """Whether a parameter with this rule may stand in this group of an optimizer."""
+    decays = group.get("weight_decay", 0.0) != 0.0
+    return bool(rule.lr_scale == group.get("lr_scale", 1.0)) and (rule.decay or not decays)
 
 
 def check(optimizer: torch.optim.Optimizer, model: nn.Module, merged: Mapping[nn.Parameter, Rule]) -> None:
@@ -110,11 +125,7 @@ def check(optimizer: torch.optim.Optimizer, model: nn.Module, merged: Mapping[nn
             "or give stack.apply(..., optimizer=optimizer) the running one"
         )
     for parameter, rule in merged.items():
-        group = held[parameter]
-        wrong = rule.lr_scale != group.get("lr_scale", 1.0) or (
-            not rule.decay and group.get("weight_decay", 0.0) != 0.0
-        )
-        if wrong:
+        if not _suits(held[parameter], rule):
             raise ContractError(
                 f"{names[parameter]} must be in a group with lr_scale={rule.lr_scale:g} and "
                 f"{'its' if rule.decay else 'no'} weight decay; build the optimizer from applied.groups(lr=...)"
