@@ -72,13 +72,16 @@ class WeightNorm(Method):
     def _edit(self, path: str, module: nn.Module, tensor: str) -> Parametrise:
         dim, groups = _axis(module)
         prefix = f"{path}." if path else ""
+        slot = f"{prefix}parametrizations.{tensor}"
+        redrawn = () if self.direction_std is None else (f"{slot}.original",)
+        set_from_data = (f"{slot}.0.scale.g", f"{prefix}bias") if self.data_init else ()
         return Parametrise(
             path=path,
             tensor=tensor,
             into="scale",
             make=lambda weight: WeightScale(weight, dim=dim, groups=groups),
             detail=f"{tensor} = g * v / ||v||, one g per output unit",
-            tensors=(f"{prefix}parametrizations.{tensor}.0.scale.g", f"{prefix}bias"),
+            tensors=(*redrawn, *set_from_data),
         )
 
     def calibrate(self, model: nn.Module, ctx: Context, when: Literal["start", "end"]) -> None:
@@ -117,12 +120,17 @@ class WeightNorm(Method):
         layers = [m for m in model.modules() if id(m) in parts and isinstance(m, LINEAR)]
         # Before the hooks of sites: a normalisation on this layer must see the fixed output.
         handles = [layer.register_forward_hook(fix, prepend=True) for layer in layers]
-        mode = model.training
+        modes = {module: module.training for module in model.modules()}
+        before = [(buffer, buffer.clone()) for buffer in model.buffers()]
         try:
             with torch.random.fork_rng(devices=[]):
                 run(model.train(), batch)
         finally:
-            model.train(mode)
+            for module, mode in modes.items():
+                module.training = mode
+            # This pass is not training: running statistics stay as they were.
+            for buffer, value in before:
+                buffer.copy_(value)
             for handle in handles:
                 handle.remove()
 
