@@ -14,6 +14,7 @@ from pliant.core.errors import SettingError
 from pliant.core.method import Meta, Method, Phase, Rule
 
 _Norm = nn.modules.batchnorm._BatchNorm
+_OTHER_NORMS = (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,9 @@ class BNScaleInit(Method):
                         norm.bias.zero_()
 
     def groups(self, model: nn.Module) -> dict[nn.Parameter, Rule]:
-        # By module, not by shape: the authors' code also slows down Linear(n, 1) weights (card 08).
-        rules = {p: Rule(decay=False) for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+        # By name and module, not by shape: the authors' code also slows down Linear(n, 1) weights (card 08).
+        rules = {p: Rule(decay=False) for name, p in model.named_parameters() if "bias" in name.rpartition(".")[2]}
+        rules |= {p: Rule(decay=False) for m in model.modules() if isinstance(m, _OTHER_NORMS) for p in m.parameters()}
         for _, norm in _norms(model):
             if norm.weight is not None:
                 rules[norm.weight] = Rule(lr_scale=1.0 / self.slowdown, decay=False)
