@@ -64,9 +64,10 @@ class BatchlessNorm(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: floating, C in axis `channel_dim`. mask: bool, x's shape without that axis; False leaves a position out of
         the moments (it is normalised all the same)."""
+        output = batchless_norm(x, self.mean, self.log_std, self.weight, self.bias, self.channel_dim)
         if self.training and torch.is_grad_enabled() and not recomputing():
-            self._collect(moments(x.detach(), self.channel_dim, mask))
-        return batchless_norm(x, self.mean, self.log_std, self.weight, self.bias, self.channel_dim)
+            self._collect(moments(x, self.channel_dim, mask))
+        return output
 
     def nll(self) -> Tensor:
         """The layer's term of the loss, a scalar: `pliant.functional.gaussian_nll` of the collected moments.
@@ -157,7 +158,8 @@ class BatchlessNorm(nn.Module):
             )
         with torch.no_grad():
             variance = (2.0 * self.log_std.double()).exp()
-            eps = min(eps, float(variance.min()) / 2)
+            smallest = float(variance.min())
+            eps = eps if eps < smallest else smallest / 2
             norm = BatchNorm(self.num_features, eps, affine=self.weight is not None).to(self.mean)
             norm.running_mean.copy_(self.mean)
             norm.running_var.copy_(variance - eps)

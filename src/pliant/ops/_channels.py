@@ -30,7 +30,7 @@ def per_channel(vector: Tensor, x: Tensor, channel_dim: int = 1) -> Tensor:
 
 def values_per_channel(x: Tensor, channel_dim: int = 1) -> int:
     """m, the number of values each channel's statistics are taken over."""
-    return math.prod(x.shape[axis] for axis in other_axes(x, channel_dim))
+    return math.prod([x.shape[axis] for axis in other_axes(x, channel_dim)])
 
 
 def require_channels(x: Tensor, channels: int | None, channel_dim: int = 1, *, owner: str) -> None:

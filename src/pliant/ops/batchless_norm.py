@@ -143,4 +143,4 @@ def floor_std(std: Tensor) -> Tensor:
     >>> floor_std(torch.tensor([0.0, 1000.0, 3000.0]))
     tensor([1.0000e+00, 1.0000e+03, 3.0000e+03])
     """
-    return std.clamp(min=max(1e-3 * float(std.median()), 1e-6))
+    return std.clamp(min=max(1e-3 * std.median().item(), 1e-6))
