@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.core import keyed
@@ -24,6 +24,7 @@ def one_by_one(x: torch.Tensor, augment: Augment, generator: torch.Generator) ->
     return out
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 9),
     st.sampled_from([1, 3]),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.core import keyed
@@ -40,6 +40,7 @@ def test_a_batch_is_what_its_keys_say() -> None:
         assert torch.equal(y, rows)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3), st.integers(0, 4))
 def test_resumes_anywhere_to_the_same_bits(epoch: int, index: int) -> None:
     uninterrupted = [batch for k in range(5) for batch in full().epoch(k)]
@@ -66,6 +67,7 @@ def test_seeds_and_epochs_differ_and_the_global_generator_is_left_alone() -> Non
     assert len(orders) == 9
 
 
+@settings(deadline=None)
 @given(st.integers(1, 23), st.integers(1, 23), st.booleans())
 def test_every_row_once_an_epoch(count: int, size: int, drop_last: bool) -> None:
     rows = torch.arange(23)[:count].flip(0)

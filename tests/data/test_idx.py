@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -29,6 +29,7 @@ arrays = st.sampled_from(sorted(CODES)).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(arrays, st.booleans())
 def test_reads_what_was_written(array: np.ndarray, gzipped: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -42,6 +43,7 @@ def test_reads_what_was_written(array: np.ndarray, gzipped: bool) -> None:
     np.testing.assert_array_equal(back, array)
 
 
+@settings(deadline=None)
 @given(arrays.filter(lambda a: a.size > 0), st.data(), st.booleans())
 def test_any_shortened_file_is_refused(array: np.ndarray, data: st.DataObject, gzipped: bool) -> None:
     content = encode(array)

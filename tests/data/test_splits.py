@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant.core.errors import InputError
@@ -14,6 +14,7 @@ def dataset(counts: list[int], **parts: object) -> ArrayData:
     return ArrayData(torch.arange(float(len(y)))[:, None], y, **parts)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(3, 40), min_size=2, max_size=5),
     st.integers(0, 2**32),

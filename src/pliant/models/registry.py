@@ -95,7 +95,10 @@ def _resolve(name: str, root: Path) -> Factory:
 
 def _arguments(label: str, factory: Factory, given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """What to call the factory with: the facts it asks for and the user's options, which it must know."""
-    parameters = inspect.signature(factory).parameters.values()
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:
+        raise InputError(f"model {label!r} does not tell its parameters; wrap it in a Python function") from None
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     # A name such as resnet20 has fixed its depth.
     fixed = factory.keywords if isinstance(factory, partial) else {}
