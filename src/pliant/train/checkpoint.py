@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pliant.core.applied import Applied, bind
 from pliant.core.errors import CheckpointError, nearest
+from pliant.core.migrate import migrate, rules
 from pliant.core.stack import Stack
 
 from .file import read, write
@@ -111,14 +112,18 @@ def restore(
     tensors: dict[str, Tensor],
     meta: dict[str, Any],
     where: str,
+    applied: Applied | None = None,
 ) -> None:
-    """Loads captured state in place. `where` names the file in errors."""
+    """Loads captured state in place. where: names the file in errors; applied: the one the optimizer is attached to."""
     raw = unwrap(model)
-    applied = _applied(raw)
+    applied = applied or _applied(raw)
     refuse_other_stack(meta["stack"], applied.stack.to_json() if applied else [], where)
     if applied:
         # Growth is replayed first: tensors have their final shapes only afterwards.
+        before = {p for p in raw.parameters() if p.requires_grad}
         applied.load_state(meta["stack_state"])
+        if optimizer is not None:
+            migrate(optimizer, before, rules(raw, applied.stack.methods))
     raw.load_state_dict(_fitting(raw, tensors, meta["aliases"], where))
     if optimizer is None:
         return

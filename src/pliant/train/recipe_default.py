@@ -6,13 +6,14 @@ title = "Which normalisation helps a sigmoid net on digits?"
 data = "digits"
 model = {name = "mlp", hidden = [100, 100, 100], activation = "sigmoid"}
 
-# The network and batch of Ioffe & Szegedy 2015, section 4.1, on scikit-learn's 8 x 8 digits.
+# The network, binary input and batch of Ioffe & Szegedy 2015, section 4.1, on scikit-learn's 8 x 8 digits.
 [train]
 steps = 600
 batch_size = 60
 optimizer = "sgd"
 lr = 1.0
 eval_every = 10
+input = "binarise"
 
 [methods]
 stack = ["batch_norm"]

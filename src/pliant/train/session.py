@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pliant.core import keyed
 from pliant.core.errors import CheckpointError
-from pliant.core.method import Method
+from pliant.core.method import Method, overrides
 from pliant.core.stack import Stack
 from pliant.models import build
 
@@ -77,7 +77,7 @@ class Session:
 
     def loop(self, start: int) -> Loop:
         """The loop whose next step is `start`."""
-        feed = self.source.batches(self.task, self.key).stream(start)
+        feed = self.source.stream(self.task, self.key, start)
         rates = self._rates() if self.task.schedule.moves else None
         return Loop(
             self.model,
@@ -86,9 +86,15 @@ class Session:
             feed,
             self.engine,
             rates=rates,
-            advance=self.applied.advance if self.stack.methods else None,
+            advance=self._advance if any(overrides(method, "advance") for method in self.stack.methods) else None,
             accumulate=self.task.accumulate,
         )
+
+    def _advance(self, batch: tuple[Tensor, Tensor]) -> bool:
+        """Lets methods change the structure; whether one did."""
+        before = len(self.applied.state()["log"])
+        self.applied.advance(batch)
+        return len(self.applied.state()["log"]) > before
 
     def _rates(self) -> Callable[[int], None]:
         schedule, steps, lr, optimizer = self.task.schedule, self.task.steps, self.rule.lr, self.optimizer
@@ -141,7 +147,7 @@ class Session:
         tensors, meta = read(path)
         stored = stored_run(meta, str(path))
         refuse_other_run({key: stored[key] for key in self._facts()}, self._facts(), str(path))
-        restore(self.model, self.optimizer, tensors, meta, str(path))
+        restore(self.model, self.optimizer, tensors, meta, str(path), self.applied)
         self.engine.load_state(stored["scaler"])
         torch.set_rng_state(tensors["rng/cpu"])
         if "rng/cuda" in tensors and self.engine.device.type == "cuda":

@@ -22,7 +22,7 @@ SCHEMA = 1
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": F.cross_entropy}
 METRICS = ("accuracy",)
-INPUTS = ("standardise", "unit", "none")
+INPUTS = ("standardise", "unit", "binarise", "none")
 PRECISIONS = ("32", "bf16", "16")
 DEVICES = ("cpu", "cuda")
 
@@ -51,8 +51,11 @@ class Optimizer:
     def build(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer over parameter groups that already carry their rates and decays."""
         groups = list(groups)
-        # The fused step is one call for all parameters; torch has it for floating parameters on these devices.
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
+        # The fused step is one call for all parameters, 2 to 4 times faster where there is state or decay; plain SGD on
+        # the CPU gains nothing from it and loses 2 % of a small network's step.
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        plain = self.name == "sgd" and self.momentum == 0 and self.weight_decay == 0
+        fused = all(p.is_floating_point() and not (plain and p.device.type == "cpu") for p in parameters)
         if self.name == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
         kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
@@ -112,7 +115,8 @@ class Task:
     accumulate: micro-batches a batch is split into (the step is the same, only memory changes).
     eval_every: steps between validations (default: a twentieth of all). worst_score: what a diverged run scores.
     augment: random crops and flips of training images, or None. valid_fraction, test_fraction: of the data where no
-    official part exists. input: "standardise" (training part's mean and deviation), "unit" (uint8 / 255) or "none".
+    official part exists. input: "standardise" (training part's mean and deviation), "unit" (uint8 / 255),
+    "binarise" (1 from half of full scale on, else 0) or "none".
     calibration: training examples that methods may look at before the first step. precision: "32", "bf16" or "16".
     threads: torch's threads per process; they belong to the task, because sums depend on them.
     """
