@@ -1,0 +1,5 @@
+"""The command line: `pliant VERB ...`. See `pliant --help`."""
+
+from .main import main
+
+__all__ = ["main"]

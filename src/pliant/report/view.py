@@ -132,7 +132,9 @@ def _pairs(
     base, unit = plan["base"], plan.get("unit") or ""
     censored = plan.get("metric") == "steps_to_target"
     limit = words.finite(plan.get("steps")) if censored else None
-    values = {arm: (arms.get(arm) or {}).get("values") or [] for arm in order}
+    # An unfinished arm's values are in order, but nothing says of which seeds they are.
+    found = {arm: (arms.get(arm) or {}).get("values") or [] for arm in order}
+    values = {arm: column if len(column) == len(plan["seeds"]) else [] for arm, column in found.items()}
     span = multiples.span_of_pairs(list(values.values()), limit)
     blocks = []
     for index, arm in enumerate(order):
