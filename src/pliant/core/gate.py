@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from .context import Context
 from .edits import Edit, Skip
@@ -59,7 +59,8 @@ class Gates:
             if segment.gate is None:
                 made = segment.run(self.block, *given)
             elif training and not self.open[segment.gate]:
-                made = (values[segment.skip],)  # type: ignore[index]
+                skip = values[segment.skip]  # type: ignore[index]
+                made = (skip.clone() if segment.copied else skip,)
             else:
                 made = segment.run(self.block, *given, self.factors[segment.gate][0 if training else 1])
             values.update(zip(segment.outputs, made, strict=False))
@@ -122,10 +123,16 @@ class NamedBranch:
 
 
 def _fill(structure: Any, values: dict[str, Any]) -> Any:
+    """What the block returns, in the types it returns it in (fx keeps structures as immutable ones of its own)."""
     if isinstance(structure, Name):
         return values[structure.name]
-    if isinstance(structure, tuple | list | dict):
-        return fx.node.map_aggregate(structure, lambda item: values[item.name] if isinstance(item, Name) else item)
+    if isinstance(structure, dict):
+        return {key: _fill(item, values) for key, item in structure.items()}
+    if isinstance(structure, list):
+        return [_fill(item, values) for item in structure]
+    if isinstance(structure, tuple):
+        items = [_fill(item, values) for item in structure]
+        return type(structure)(*items) if hasattr(structure, "_fields") else tuple(items)
     return structure
 
 

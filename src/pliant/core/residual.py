@@ -26,7 +26,8 @@ class Segment:
     """A stretch of a block's forward as one function `run(block, *inputs) -> tuple of outputs`.
 
     gate: which residual branch of the block this is (None: always runs). A branch takes, after its inputs, the factor
-    on the branch; its only output is the sum. skip: the name of the value that stands for the sum when it does not run.
+    on the branch; its only output is the sum. skip: the name of the value that stands for the sum when it does not run;
+    copied: as a copy, because the sum is returned or changed in place and others may hold the shortcut.
     modules: the children called in it; last: the child that computes the branch's value, or None.
     """
 
@@ -35,6 +36,7 @@ class Segment:
     outputs: tuple[str, ...]
     gate: int | None = None
     skip: str | None = None
+    copied: bool = False
     modules: tuple[str, ...] = ()
     last: str | None = None
 
@@ -61,6 +63,7 @@ class _Branch:
     value: fx.Node
     skip: fx.Node
     nodes: frozenset[fx.Node]
+    copied: bool
 
 
 def cut(block: nn.Module, call: Call) -> Program | str:
@@ -125,7 +128,7 @@ def _branch(add: fx.Node, recording: Recording, position: dict[fx.Node, int]) ->
         outside = [user.name for user in node.users if user not in own and user is not add]
         if outside:
             return f"the branch's value {node.name!r} is also used by {outside[0]!r}"
-    return _disturbed(add, own, recording, position) or _Branch(add, value, skip, own)
+    return _disturbed(add, own, recording, position) or _Branch(add, value, skip, own, _escapes(add, recording))
 
 
 def _disturbed(add: fx.Node, own: frozenset[fx.Node], recording: Recording, position: dict[fx.Node, int]) -> str | None:
@@ -149,6 +152,14 @@ def _disturbed(add: fx.Node, own: frozenset[fx.Node], recording: Recording, posi
                     "there (the branch is run last, and would see the changed value)"
                 )
     return None
+
+
+def _escapes(add: fx.Node, recording: Recording) -> bool:
+    """Whether the sum's memory leaves the block or is changed in place in it."""
+    written = [operand for node, operands in recording.mutated.items() if node is not add for operand in operands]
+    (output,) = (node for node in recording.graph.nodes if node.op == "output")
+    held = [*written, *output.all_input_nodes]
+    return any(_share(recording.values[node], recording.values[add]) for node in held)
 
 
 def _share(first: Any, second: Any) -> bool:
@@ -241,6 +252,7 @@ def _segment(nodes: list[fx.Node], later: list[fx.Node], branch: _Branch | None,
         outputs=tuple(node.name for node in outputs),
         gate=gate,
         skip=branch.skip.name if branch is not None else None,
+        copied=branch is not None and branch.copied,
         modules=called,
         last=last,
     )

@@ -78,6 +78,10 @@ def record(
                 f"the forward of {type(module).__name__} could not be followed ({type(error).__name__}: {error})"
             ) from error
     mutated = {node: tuple(operands) for node, operands in tracer.mutated.items()}
+    for node in reversed(graph.nodes):
+        # Questions about shapes and types have been answered; left in, they would count as uses of what they ask about.
+        if node.op in ("call_function", "call_method") and not node.users and not _holds_tensor(tracer.values[node]):
+            graph.erase_node(node)
     return Recording(graph, tracer.values, tracer.inputs, tracer.constants, signature, mutated, tracer.asked)
 
 
