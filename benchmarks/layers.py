@@ -1,6 +1,6 @@
 """Time of pliant's layers beside torch's own, forward and backward, interleaved in one process.
 
-    python benchmarks/layers.py [--json] [--rounds 30] [--threads 1]
+    python benchmarks/layers.py [--json] [--rounds 60] [--threads 1]
 
 Prints the medians in microseconds and the median of the ratios of neighbouring rounds. Ours must stay within 1.05.
 """
@@ -51,7 +51,7 @@ def seconds(step: Callable[[], None], repeats: int) -> float:
 def measure(shape: tuple[int, ...], rounds: int) -> dict[str, object]:
     """Median microseconds of both layers, and the median ratio of rounds that alternate which goes first."""
     ours, theirs = (step_of(layer(shape[1]), shape) for layer in CASES[shape])
-    repeats = max(1, int(0.02 / seconds(theirs, 3)))
+    repeats = max(1, int(0.005 / seconds(theirs, 3)))
     for step in (ours, theirs):
         seconds(step, repeats)
     pairs = []
@@ -71,7 +71,7 @@ def measure(shape: tuple[int, ...], rounds: int) -> dict[str, object]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="pliant's layers beside torch's, forward and backward")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved rounds of about 20 ms each")
+    parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds of at least 5 ms each")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

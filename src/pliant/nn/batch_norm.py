@@ -96,7 +96,8 @@ class _GuardedBatchNorm(nn.modules.batchnorm._BatchNorm):
         old_mean.copy_(mean)
         old_var.copy_(var)
         momentum = 1.0 / (float(tracked) + 1.0) if self.momentum is None else self.momentum
-        output = torch.batch_norm(input, self.weight, self.bias, mean, var, True, momentum, self.eps, False)
+        # What F.batch_norm comes to on the CPU, after checks that have been made.
+        output, _, _ = torch.native_batch_norm(input, self.weight, self.bias, mean, var, True, momentum, self.eps)
         # 0 * x is 0 or NaN, and a variance is not finite whenever its mean is not: one cheap look at both.
         if var.dot(zeros).item() == 0.0:
             tracked.add_(1)
