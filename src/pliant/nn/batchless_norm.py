@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant.core.errors import ContractError, InputError
 from pliant.core.recompute import recomputing
 from pliant.nn.batch_norm import BatchNorm
+from pliant.ops._channels import require_channels
 from pliant.ops.batchless_norm import Moments, batchless_norm, combine_moments, floor_std, gaussian_nll, moments
 
 
@@ -64,10 +66,18 @@ class BatchlessNorm(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: floating, C in axis `channel_dim`. mask: bool, x's shape without that axis; False leaves a position out of
         the moments (it is normalised all the same)."""
-        output = batchless_norm(x, self.mean, self.log_std, self.weight, self.bias, self.channel_dim)
+        output = self._normalise(x)
         if self.training and torch.is_grad_enabled() and not recomputing():
             self._collect(moments(x, self.channel_dim, mask))
         return output
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or self.channel_dim % x.dim() != 1:
+            return batchless_norm(x, self.mean, self.log_std, self.weight, self.bias, self.channel_dim)
+        # The same affine map as torch's fused evaluation of batch norm, which takes a quarter of the operators.
+        require_channels(x, self.num_features, owner="batchless_norm")
+        var = (2.0 * self.log_std.detach()).exp()
+        return F.batch_norm(x, self.mean.detach(), var, self.weight, self.bias, False, 0.0, 0.0)
 
     def nll(self) -> Tensor:
         """The layer's term of the loss, a scalar: `pliant.functional.gaussian_nll` of the collected moments.

@@ -61,6 +61,9 @@ def moments(x: Tensor, channel_dim: int = 1, mask: Tensor | None = None) -> Mome
     wide, axes = x.to(statistics_dtype(x)), other_axes(x, channel_dim)
     if mask is None:
         n = torch.full((), values_per_channel(x, channel_dim), dtype=torch.int64, device=x.device)
+        if x.numel():
+            var, mean = torch.var_mean(wide, axes, correction=0)
+            return Moments(n, mean, var)
     else:
         expected = tuple(x.shape[axis] for axis in axes)
         if mask.dtype != torch.bool or mask.shape != expected:
@@ -72,6 +75,7 @@ def moments(x: Tensor, channel_dim: int = 1, mask: Tensor | None = None) -> Mome
         n = mask.sum()
         # A padded position may hold anything, NaN included, and NaN * 0 is NaN.
         wide = torch.where(kept, wide, 0.0)
+    # With a mask the mean is over the kept positions only.
     divisor = n.clamp(min=1)
     mean = wide.sum(axes) / divisor
     deviation = wide - per_channel(mean, x, channel_dim)
@@ -117,7 +121,7 @@ def gaussian_nll(mean: Tensor, var: Tensor, mean_param: Tensor, log_std: Tensor,
     tensor(0.)
     """
     spread = var.detach() + (mean.detach() - mean_param).square()
-    nll = log_std.mean() + 0.5 * (spread * (-2.0 * log_std).exp()).mean()
+    nll = torch.addcmul(log_std, spread, (-2.0 * log_std).exp(), value=0.5).mean()
     return nll - log_std.detach().mean() - 0.5 if gauge else nll
 
 
