@@ -55,9 +55,9 @@ class BatchlessNorm(Method):
     def validate(self) -> None:
         if self.stat_grad not in ("auto", "likelihood", "natural"):
             raise SettingError(f"BatchlessNorm.stat_grad={self.stat_grad!r}; choose auto, likelihood or natural")
-        if not 0 < self.stat_rate < 2:
+        if not 0 < self.stat_rate < 1:
             raise SettingError(
-                f"BatchlessNorm.stat_rate={self.stat_rate}; the natural step is stable for 0 < rate < 2 only"
+                f"BatchlessNorm.stat_rate={self.stat_rate}; it weighs the new batch in moving averages: 0 < rate < 1"
             )
 
     def plan(self, model: nn.Module, ctx: Context) -> Edits:
@@ -67,6 +67,7 @@ class BatchlessNorm(Method):
             Attach(
                 path=site.path,
                 name="norm",
+                like=site.source,
                 make=lambda site=site: Layer(site.features, channel_dim=1 if site.channel_dim == 1 else -1),
                 detail=f"BatchlessNorm({site.features}) {side} {site.activation}",
                 tensors=(f"{site.path}.norm.mean", f"{site.path}.norm.log_std"),
@@ -119,7 +120,9 @@ class BatchlessNorm(Method):
             # The rate is the averages' own: it does not follow the schedule (card 14, section 5).
             to_mean, to_log_std = natural_gradient(mean, log_std, layer.log_std)
             layer.mean.sub_(to_mean, alpha=self.stat_rate)
-            layer.log_std.sub_(to_log_std, alpha=self.stat_rate)
+            # In log units a plain step is a moving average to first order only and overshoots after large shifts. This
+            # is the moving average of the variance exactly: sigma^2 <- (1 - a) sigma^2 + a E[(x - mu)^2].
+            layer.log_std.add_(torch.log1p(-2.0 * self.stat_rate * to_log_std), alpha=0.5)
             layer.mean.grad = layer.log_std.grad = None
 
     def fold(self, model: nn.Module, ctx: Context) -> None:

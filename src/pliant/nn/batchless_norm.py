@@ -72,7 +72,8 @@ class BatchlessNorm(nn.Module):
         return output
 
     def _normalise(self, x: Tensor) -> Tensor:
-        if x.dim() < 2 or self.channel_dim % x.dim() != 1:
+        promoted = x.dtype.itemsize > self.mean.dtype.itemsize
+        if x.dim() < 2 or self.channel_dim % x.dim() != 1 or promoted:
             return batchless_norm(x, self.mean, self.log_std, self.weight, self.bias, self.channel_dim)
         # The same affine map as torch's fused evaluation of batch norm, which takes a quarter of the operators.
         require_channels(x, self.num_features, owner="batchless_norm")

@@ -9,7 +9,7 @@ from pliant.ops.weight_norm import norm_except, weight_norm
 
 
 class WeightScale(nn.Module):
-    """w = g * v / ||v||, one trained length g per output unit (Salimans & Kingma 2016, eq. 2); v is what it is called with.
+    """w = g * v / ||v||, one trained length g per output unit (Salimans & Kingma 2016, eq. 2) of the input v.
 
     weight: the present weight; g starts as its norms, so nothing changes. dim: the output axis; groups: see
     `pliant.functional.weight_norm`.

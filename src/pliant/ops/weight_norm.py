@@ -27,13 +27,13 @@ def weight_norm(v: Tensor, g: Tensor, dim: int | None = 0, groups: int = 1) -> T
     tensor([[6., 8.],
             [0., 0.]])
     """
-    blocks, length = _blocks_and_norms(v, dim, groups)
-    if g.shape != length.shape:
+    blocks, square = _blocks_and_squares(v, dim, groups)
+    if g.shape != square.shape:
         raise InputError(
             f"weight_norm got g of shape {tuple(g.shape)} for v of shape {tuple(v.shape)}, dim={dim}, groups={groups}: "
-            f"it must be {tuple(length.shape)}, as norm_except(v, dim, groups) gives it"
+            f"it must be {tuple(square.shape)}, as norm_except(v, dim, groups) gives it"
         )
-    norm = torch.where(length > 0, length, 1.0)
+    norm = torch.where(square > 0, square, 1.0).sqrt()
     return (blocks * (g.to(norm.dtype) / norm)).reshape(v.shape).to(v.dtype)
 
 
@@ -49,11 +49,13 @@ def norm_except(v: Tensor, dim: int | None = 0, groups: int = 1) -> Tensor:
     >>> norm_except(torch.ones(4, 3, 2, 2), dim=1, groups=2).shape
     torch.Size([2, 1, 3, 1, 1])
     """
-    return _blocks_and_norms(v, dim, groups)[1]
+    _, square = _blocks_and_squares(v, dim, groups)
+    nonzero = square > 0
+    return torch.where(nonzero, torch.where(nonzero, square, 1.0).sqrt(), 0.0)
 
 
-def _blocks_and_norms(v: Tensor, dim: int | None, groups: int) -> tuple[Tensor, Tensor]:
-    """`v` in float32 or wider, with the groups as an axis of their own, and its norms."""
+def _blocks_and_squares(v: Tensor, dim: int | None, groups: int) -> tuple[Tensor, Tensor]:
+    """`v` in float32 or wider, with the groups as an axis of their own, and its squared norms."""
     if dim is not None and not 0 <= dim < v.dim():
         # torch's weight_norm reads -1 as "no axis", everybody else as "the last axis"; we read it as neither.
         raise InputError(
@@ -71,5 +73,6 @@ def _blocks_and_norms(v: Tensor, dim: int | None, groups: int) -> tuple[Tensor, 
             )
         blocks, kept = blocks.reshape(groups, v.shape[0] // groups, *v.shape[1:]), (0, 2)
     axes = tuple(axis for axis in range(blocks.dim()) if axis not in kept)
-    # A vector with its only axis kept has nothing to sum, and an empty dim would sum everything.
-    return blocks, torch.linalg.vector_norm(blocks, dim=axes, keepdim=True) if axes else blocks.abs()
+    squares = blocks.square()
+    # A vector with its only axis kept has nothing to sum, and sum(()) would sum everything.
+    return blocks, squares.sum(axes, keepdim=True) if axes else squares
