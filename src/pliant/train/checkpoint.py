@@ -51,13 +51,20 @@ def load(
     """Loads what `save` wrote into model and optimizer, in place, and returns `extra`.
 
     A model without a stack gets the one of the file first (sample: an input, which some methods need to follow the
-    model; a running optimizer is fitted). CheckpointError naming the differences when the model has another stack,
-    other tensors or another optimizer.
+    model); load it so before its optimizer is built. CheckpointError naming the differences when the model has another
+    stack, other tensors or another optimizer.
     """
     tensors, meta = read(path)
     raw = unwrap(model)
     if meta["stack"] and not hasattr(raw, "_pliant"):
-        Stack.from_json(meta["stack"]).apply(raw, sample, optimizer=optimizer, seed=meta["stack_seed"])
+        if optimizer is not None:
+            names = ", ".join(item["method"] for item in meta["stack"])
+            raise CheckpointError(
+                f"{path} was made with {names}, which the model lacks, so its optimizer does not fit. Load the model "
+                "alone, which applies them; then build the optimizer from pliant.bind(model).groups(...), attach it "
+                "and load both"
+            )
+        Stack.from_json(meta["stack"]).apply(raw, sample, seed=meta["stack_seed"])
     restore(raw, optimizer, tensors, meta, str(path))
     extra: dict[str, Any] = rebuild(meta["extra"], tensors)
     return extra

@@ -31,7 +31,7 @@ class Progress:
 
         self._bar = Bar(
             TextColumn(str(facts.get("arm") or "train")),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
@@ -43,11 +43,12 @@ class Progress:
 
     def log(self, step: int, values: Mapping[str, float | None]) -> None:
         rate = f"{self._rate(step):.0f} steps/s"
-        told = self._told(values)
+        names = {"valid_score": f"valid {self.metric}", "valid_loss": "valid loss", "train_loss": "train loss"}
+        told = [f"{names[key]} {_short(values[key])}" for key in names if key in values]
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, rate=rate, **({"told": told} if told else {}))
+            self._bar.update(self._bar.task_ids[0], completed=step, rate=rate, **({"told": told[0]} if told else {}))
         elif told:
-            self.stream.write(f"step {step}/{self._steps}  {told}  {rate}\n")
+            self.stream.write(f"step {step}/{self._steps}  {'  '.join(told)}  {rate}\n")
             self.stream.flush()
 
     def finish(self) -> None:
@@ -58,10 +59,6 @@ class Progress:
     def _rate(self, step: int) -> float:
         first, began = self._began
         return (step - first) / max(time.perf_counter() - began, 1e-9)
-
-    def _told(self, values: Mapping[str, float | None]) -> str:
-        names = {"valid_score": f"valid {self.metric}", "valid_loss": "valid loss", "train_loss": "train loss"}
-        return "  ".join(f"{names[key]} {_short(values[key])}" for key in names if key in values)
 
 
 def _short(value: float | None) -> str:

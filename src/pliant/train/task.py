@@ -145,9 +145,7 @@ class Task:
         for field, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
             object.__setattr__(self, field, checks.build(kind, getattr(self, field), f"Task.{field}"))
         if self.augment is not None:
-            object.__setattr__(self, "augment", checks.build(Augment, self.augment, "Task.augment"))
-            checks.whole(self.augment, "crop", 0)
-            checks.flag(self.augment, "flip")
+            object.__setattr__(self, "augment", _augment(self.augment))
         for field in ("steps", "batch_size", "accumulate", "calibration", "threads"):
             checks.whole(self, field, 1)
         if self.eval_every is None:
@@ -212,6 +210,17 @@ class Task:
     def identity(self) -> str:
         """SHA-256 of the canonical JSON with the schema version."""
         return digest({"schema": SCHEMA, **self.to_json()})
+
+
+def _augment(value: Any) -> Augment:
+    """Augment from a table, its values checked first: it compares them unseen."""
+    if isinstance(value, Mapping):
+        crop, flip = value.get("crop", 0), value.get("flip", True)
+        if type(crop) is not int or crop < 0:
+            raise checks.refuse("Augment", "crop", crop, "a number of pixels, 0 for no crop")
+        if not isinstance(flip, bool):
+            raise checks.refuse("Augment", "flip", flip, "true or false")
+    return checks.build(Augment, value, "Task.augment")
 
 
 def _model_json(model: Any) -> Any:
