@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from .errors import SettingError, nearest
+from .fields import conform, hints
 
 if TYPE_CHECKING:
     from .context import Context
@@ -108,9 +109,11 @@ class Method:
     meta: ClassVar[Meta]
 
     def __post_init__(self) -> None:
+        annotations = hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):
-            value = _canonical(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
-            object.__setattr__(self, field.name, value)
+            where = f"{type(self).__name__}.{field.name}"
+            value = _canonical(getattr(self, field.name), where)
+            object.__setattr__(self, field.name, conform(value, annotations[field.name], where))
         self.validate()
 
     def __call__(self, *_: Any, **__: Any) -> Any:
@@ -196,7 +199,7 @@ class Method:
         for key in settings:
             if key not in known:
                 raise SettingError(f"{cls.__name__} has no setting {key!r}: {nearest(key, known)}")
-        return cls(**{key: decode(value) for key, value in settings.items()})
+        return cls(**{key: decode(value, f"{cls.__name__}.{key}") for key, value in settings.items()})
 
 
 def overrides(method: Method, part: str) -> bool:
@@ -220,15 +223,19 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any, where: str) -> Any:
     """The inverse of `encode`."""
     if isinstance(value, list | tuple):
-        return tuple(decode(item) for item in value)
+        return tuple(decode(item, where) for item in value)
     if isinstance(value, Mapping):
         kind = value.get("setting")
         if kind not in Setting.kinds:
-            raise SettingError(f"unknown nested setting {kind!r}: {nearest(str(kind), Setting.kinds)}")
-        return Setting.kinds[kind](**{key: decode(item) for key, item in value.items() if key != "setting"})
+            raise SettingError(f"{where} is a table of the unknown kind {kind!r}: {nearest(str(kind), Setting.kinds)}")
+        settings = {key: decode(item, where) for key, item in value.items() if key != "setting"}
+        try:
+            return Setting.kinds[kind](**settings)
+        except TypeError as error:
+            raise SettingError(f"{where}: {error}") from error
     return value
 
 

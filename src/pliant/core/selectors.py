@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from .errors import NoMatchError, nearest
 from .method import Setting
 
-Where = tuple["str | Residual", ...]
-
 
 @dataclasses.dataclass(frozen=True)
 class Residual(Setting):
@@ -22,6 +20,9 @@ class Residual(Setting):
 
     path: str
     branch: str
+
+
+Where = tuple[str | Residual, ...]
 
 
 def matches(pattern: str, path: str) -> bool:
