@@ -75,10 +75,14 @@ class RunChild:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attach(Edit):
-    """Makes a site: `make()` becomes the child `name` of the layer at `path` and runs on its output."""
+    """Makes a site: `make()` becomes the child `name` of the layer at `path` and runs on its output.
+
+    like: the module whose device and dtype it takes, when the layer has no tensors to tell them (an activation).
+    """
 
     name: str
     make: Callable[[], nn.Module]
+    like: str | None = None
 
     @property
     def slot(self) -> str:
@@ -86,7 +90,8 @@ class Attach(Edit):
 
     def apply(self, model: nn.Module) -> None:
         layer = model.get_submodule(self.path)
-        layer.add_module(self.name, make_like(layer, self.make))
+        near = layer if self.like is None else model.get_submodule(self.like)
+        layer.add_module(self.name, make_like(near, self.make))
         layer.register_forward_hook(RunChild(self.name))
 
 

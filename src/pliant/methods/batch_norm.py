@@ -83,6 +83,7 @@ class BatchNorm(Method):
         attach = Attach(
             path=site.path,
             name="norm",
+            like=site.source,
             make=lambda: layer(site.features, eps=self.eps, momentum=self.momentum),
             detail=f"{layer.__name__}({site.features}) {'before' if self.position == 'before_activation' else 'after'} "
             f"{site.activation}",
