@@ -157,7 +157,14 @@ class Applied:
             for _, forward in gates(self.model):
                 forward.compile(**options)
         else:
-            self.model.compile(fullgraph=True, **options)
+            model = self.model
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return model._call_impl(*args, **kwargs)
+
+            # torch's Module.compile starts at a frame of torch.nn, which dynamo skips: of an nn.Sequential it then
+            # compiles nothing, or our hooks alone. From this frame on everything is one graph.
+            model._compiled_call_impl = torch.compile(call, fullgraph=True, **options)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
