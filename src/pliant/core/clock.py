@@ -48,9 +48,9 @@ class Clock:
         buffer: Tensor = model.pliant_step  # type: ignore[assignment]
         if torch.compiler.is_compiling():
             # Everything that is a tensor is traced; host-side draws and counts are for eager forwards.
-            buffer.add_(1)
             for method in self.drawing:
                 method.on_forward(model, Context(seed=self.seed))
+            buffer.add_(1)
             return
         step = self.step(buffer)
         for method in self.drawing:
