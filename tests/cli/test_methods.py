@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pliant.core import registry
+import pytest
+
+from pliant.core import registry, stack
+from pliant.core.stack import Pair
 
 
 def test_lists_every_method_with_its_paper(pliant: Any) -> None:
@@ -29,3 +32,14 @@ def test_conflicts_are_seen_from_both_sides(pliant: Any) -> None:
     for name, others in facts.items():
         assert name not in others
         assert all(name in facts[other] for other in others)
+
+
+def test_a_note_is_no_conflict(pliant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def conflicts(a: Any, b: Any) -> list[Pair]:
+        kind = "refused" if {a.name, b.name} == {"batch_norm", "weight_norm"} else "note"
+        return [Pair(a.name, b.name, kind, "because")]
+
+    monkeypatch.setattr(stack, "conflicts", conflicts)
+    facts = {entry["name"]: entry["conflicts"] for entry in pliant("methods", "--json").json}
+    assert facts["batch_norm"] == {"weight_norm": "because"}
+    assert facts["stochastic_depth"] == {}

@@ -83,6 +83,7 @@ def test_one_arm_is_answered_with_its_interval(summary: Build, page: Callable[..
 def test_many_arms_are_counted_not_listed(summary: Build, page: Callable[..., Page]) -> None:
     text = page(summary(arms=tuple(f"m{i}" for i in range(24)))).text
     assert "m0 (−150 steps), m4 (−150 steps), m8 (−150 steps) and 3 others help" in text
+    assert "6 arms make no difference; there is not enough evidence about 6 arms." in text
 
 
 def test_the_table_holds_effect_interval_p_and_sentence(summary: Build, page: Callable[..., Page]) -> None:
@@ -175,6 +176,16 @@ def test_an_unfinished_study_says_so(summary: Build, page: Callable[..., Page]) 
     assert "not measured in this study" in found.text
     assert [a["data-toggle"] for _, a in found.elements if "data-toggle" in a] == ["0"]
     assert "This study is not finished." not in page(summary()).text
+
+
+def test_values_of_unknown_seeds_are_not_paired(summary: Build, page: Callable[..., Page]) -> None:
+    made = summary() | {"complete": False, "verdicts": []}
+    made["arms"]["bn"]["values"] = [11.0, 12.0]
+    found = page(made)
+    assert {name for name in found.payload["figures"] if name.startswith("pair")} == {"pair-2", "pair-3", "pair-4"}
+    cells = [row.split() for row in re.findall(r"<tr><th scope=\"row\">\d</th>.*", report.render(made))]
+    assert len(cells) == len(made["plan"]["seeds"])
+    assert not [row for row in cells if "11</td>" in " ".join(row)]
 
 
 def test_a_study_without_any_run_is_still_a_page(summary: Build, page: Callable[..., Page]) -> None:

@@ -51,6 +51,8 @@ class StudyProgress:
         name = PHASES.get(phase, phase)
         if self._bar is not None:
             if phase not in self._tasks:
+                for task in self._tasks.values():
+                    self._bar.update(task, left="")
                 self._tasks[phase] = self._bar.add_task(name, total=total, left="")
             self._bar.update(self._tasks[phase], completed=done, total=total, left=left)
             return

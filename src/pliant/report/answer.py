@@ -6,6 +6,9 @@ from typing import Any
 
 from . import words
 
+FEW = 6
+"""Up to so many arms are all named."""
+
 
 def headline(summary: dict[str, Any]) -> str:
     """Who helps, who hurts, who makes no difference, and about whom nothing can be said yet."""
@@ -21,17 +24,22 @@ def headline(summary: dict[str, Any]) -> str:
             found.sort(key=lambda v: -abs(words.finite(v.get("difference")) or 0.0))
             told = [f"{v['arm']} ({effect(v)})" for v in found]
             clauses.append(f"{_some(told)} {verb}{'s' if len(found) == 1 else ''}")
+    few = len(verdicts) <= FEW
     same = [v["arm"] for v in verdicts if v["verdict"] == "no difference"]
     if same:
-        clauses.append(f"{_some(same)} make{'s' if len(same) == 1 else ''} no difference")
+        clauses.append(f"{_all(same, few)} make{'s' if len(same) == 1 else ''} no difference")
     unsure = [v["arm"] for v in verdicts if v["verdict"] not in ("helps", "hurts", "no difference")]
     if unsure:
-        clauses.append(f"there is not enough evidence about {_some(unsure)}")
+        clauses.append(f"there is not enough evidence about {_all(unsure, few)}")
     return f"Compared with {base}, " + "; ".join(clauses) + "."
 
 
-def _some(items: list[str], most: int = 4) -> str:
-    return words.several(items if len(items) <= most else [*items[: most - 1], f"{len(items) - most + 1} others"])
+def _some(items: list[str], most: int = 3) -> str:
+    return words.several(items if len(items) <= most + 1 else [*items[:most], f"{len(items) - most} others"])
+
+
+def _all(arms: list[str], few: bool) -> str:
+    return words.several(arms) if few or len(arms) == 1 else f"{len(arms)} arms"
 
 
 def _single(verdict: dict[str, Any]) -> str:

@@ -90,11 +90,14 @@
     printing = true;
     opened = [...document.querySelectorAll("details:not([open])")];
     opened.forEach((part) => (part.open = true));
+    // This event comes before the layout for paper, so the page takes that width itself to be measured.
+    document.documentElement.classList.add("printing");
     redraw();
   });
   window.addEventListener("afterprint", () => {
     printing = false;
     opened.forEach((part) => (part.open = false));
+    document.documentElement.classList.remove("printing");
     redraw();
   });
   redraw();
