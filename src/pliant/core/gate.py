@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class Gates:
     ) -> None:
         self.block = block
         self.programs = {True: train, False: evaluation}
+        self.compiled: dict[bool, Program] | None = None
         self.open = [True] * len(train.gates)
         self.chances, self.factors = chances, factors
         self.signature = inspect.signature(type(block).forward)
@@ -52,7 +54,7 @@ class Gates:
                 "a net with skipped branches cannot be compiled whole (every pattern of open branches would compile "
                 "anew); call applied.compile() instead: it compiles the parts and keeps the gates in Python"
             )
-        program = self.programs[training]
+        program = (self.compiled or self.programs)[training]
         values = self._bind(program, args, kwargs)
         for segment in program.segments:
             given = [values[name] for name in segment.inputs]
@@ -90,12 +92,16 @@ class Gates:
 
     def compile(self, **options: Any) -> None:
         """Compiles every segment; the gates stay in Python."""
+        self.compiled = {}
         for mode, program in self.programs.items():
             segments = tuple(
                 dataclasses.replace(segment, run=torch.compile(segment.run, fullgraph=True, **options))
                 for segment in program.segments
             )
-            self.programs[mode] = dataclasses.replace(program, segments=segments)
+            self.compiled[mode] = dataclasses.replace(program, segments=segments)
+
+    def uncompile(self) -> None:
+        self.compiled = None
 
 
 class NamedBranch:
@@ -105,6 +111,7 @@ class NamedBranch:
         self.block = block
         self.open = [True]
         self.chances, self.factors = chances, factors
+        self.run = _forward
 
     def last(self, gate: int) -> str | None:
         return None
@@ -114,12 +121,27 @@ class NamedBranch:
         if training and not self.open[0]:
             near = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
             return torch.zeros(()) if near is None else near.new_zeros(())
-        return scaled(type(self.block).forward(self.block, *args, **kwargs), self.factors[0][0 if training else 1])
+        return scaled(self.run(self.block, *args, **kwargs), self.factors[0][0 if training else 1])
 
     def compile(self, **options: Any) -> None:
-        """A named branch is compiled by compiling its own children."""
-        for child in self.block.children():
-            child.compile(fullgraph=True, **options)
+        """Compiles the branch; the gate stays in Python."""
+        self.run = torch.compile(own_frame(_forward), fullgraph=True, **options)
+
+    def uncompile(self) -> None:
+        self.run = _forward
+
+
+def _forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    # A frame of ours: dynamo compiles nothing when it starts at a forward of torch.nn.
+    return type(block).forward(block, *args, **kwargs)
+
+
+def own_frame(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy with a code object of its own: dynamo counts recompilations by code object, and gives up after eight."""
+    assert isinstance(function, FunctionType)
+    return FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    )
 
 
 def _fill(structure: Any, values: dict[str, Any]) -> Any:
