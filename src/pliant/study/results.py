@@ -182,6 +182,11 @@ class Results:
             found.append(f"A/A arms, which differ from another arm in their random keys only: {', '.join(plan.salts)}.")
         if not needs_tuning(plan):
             found.append(f"Nothing was tuned: every arm ran at learning rate {plan.rates[0]:g}.")
+        if len(plan.rates) > 1:
+            found.append(
+                f"Rates were chosen on {len(plan.tune_seeds)} tuning seeds; luck in that choice is part of what is "
+                "compared, and more tune_seeds make it smaller."
+            )
         if tuned is not None and len(tuned.grid) > len(plan.rates):
             found.append(
                 "A best rate lay on the grid's edge, so the grid was extended for all arms, from "

@@ -5,11 +5,14 @@
 * A/A studies, whose second arm gets other keys in the same pair, must say "helps" or "hurts" no more often than the
   level they are tested at, and their 95 % intervals must cover 0 in at least 95 % of the studies. The same holds for
   any of three A/A arms (Holm's rule), and, at alpha, for studies extended twice while undecided (alpha spending).
+* A/A studies that tune each arm are not quite exchangeable: an unlucky rate is then a real difference between the
+  compared runs. Two blocks measure what this adds with 2 and with 4 tuning seeds; it must stay within alpha.
 * Planted effects of 0.5, 1 and 2 standard deviations of the paired difference must be found as often as
   `pliant.study.power.power` promises, and be covered as often as no effect is.
 * Arms that differ by exactly the margin must be called "no difference" in at most 5 % of the studies.
 
 On a simulated task (a formula) and on a real one (digits, 8 hidden units, 25 steps), where effects are added to scores.
+Only the blocks on steps to a target and on tuning tune; the others run at one rate, so that the truth is known.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ ALPHA = 0.05
 TINY_MARGIN = 1e-6
 """So that "no difference" never replaces a significant answer where power is measured."""
 SALT = "other keys"
+TUNE_SEEDS, TUNE_RATES = (2, 4), (0.1, 0.3, 1.0, 3.0)
 PROMISES = ("promised", "at_most", "at_least")
 REAL_TASK = Task(
     data="digits",
@@ -65,6 +69,7 @@ def selftest(workers: int | None = None, *, null: int = NULL_STUDIES, planted: i
         _null("simulated", "test_score", null, _simulated),
         _null("simulated", "steps_to_target", null, _simulated),
         _null("real", "test_score", null, real),
+        *_tuned(null, workers),
         _three_arms(null),
         _three_looks(null),
         _at_the_margin(null),
@@ -109,6 +114,45 @@ def _planted(task: str, indices: range, effect: float, sd: float, study: Any) ->
         "wrong_direction": _rate(names.count(HURTS), len(indices), at_most=verdicts[0].level / 2),
         "coverage95": _coverage(verdicts, effect * sd),
     }
+
+
+def _tuned(studies: int, workers: int | None) -> list[dict[str, Any]]:
+    """Real A/A studies in which each arm is tuned, with few and with more tuning seeds."""
+    import joblib
+
+    jobs = (joblib.delayed(_tuned_verdicts)(index) for index in range(studies))
+    found = joblib.Parallel(n_jobs=workers or joblib.cpu_count())(jobs)
+    return [
+        {
+            "what": f"real, test_score: A/A, each arm tuned on {count} seeds",
+            "studies": studies,
+            "false_alarm": _rate(sum(study[i][0] in (HELPS, HURTS) for study in found), studies, at_most=ALPHA),
+            "arms_at_the_same_rate": _rate(sum(study[i][1] for study in found), studies),
+        }
+        for i, count in enumerate(TUNE_SEEDS)
+    ]
+
+
+def _tuned_verdicts(index: int) -> list[tuple[str, bool]]:
+    """Per number of tuning seeds: the verdict, and whether both arms got one rate."""
+    import torch
+
+    torch.set_num_threads(REAL_TASK.threads)
+    known: dict[str, RunRecord] = {}
+
+    def once(task: Any, methods: Any, **call: Any) -> RunRecord:
+        key = json.dumps({name: call[name] for name in ("seed", "lr", "salt", "test")}, sort_keys=True)
+        if key not in known:
+            known[key] = run(task, methods, **call)
+        return known[key]
+
+    found = []
+    for count in TUNE_SEEDS:
+        first = 10**6 + index * max(TUNE_SEEDS)
+        study = _real_study(index, once, rates=TUNE_RATES, tune_seeds=range(first, first + count))
+        assert study.tuned is not None
+        found.append((study.verdict("other").verdict, len(set(study.tuned.rates.values())) == 1))
+    return found
 
 
 def _three_arms(studies: int) -> dict[str, Any]:
@@ -177,37 +221,44 @@ def _simulated(index: int, *, metric: str = "test_score", truth: float = 0.0, ma
 def _simulated_study(
     index: int, others: Sequence[str], *, metric: str = "test_score", truth: float = 0.0, margin: float = TINY_MARGIN
 ) -> Study:
+    task = SimulatedTask(effects=dict.fromkeys(others, truth))
+    tuning: dict[str, Any] = {"rates": [task.best_lr], "tune_seeds": 0}
+    if metric == "steps_to_target":
+        tuning = {"tune_seeds": [10**9 + 2 * index, 10**9 + 2 * index + 1]}
     return compare(
-        SimulatedTask(effects=dict.fromkeys(others, truth)),
+        task,
         {"base": [], **{arm: [] for arm in others}},
         salts={arm: f"{SALT} of {arm}" for arm in others},
         seeds=_seeds(index),
-        tune_seeds=[10**9 + 2 * index, 10**9 + 2 * index + 1],
         metric=metric,
         margin=margin,
         alpha=ALPHA,
         run=simulated_run,
         workers=1,
+        **tuning,
     )
 
 
 def _real(
     pool: Mapping[tuple[int, str], Any], index: int, *, metric: str = "test_score", truth: float = 0.0
 ) -> Verdict:
-    study = compare(
+    replay = functools.partial(_replay, pool, truth)
+    return _real_study(index, replay, rates=[REAL_TASK.optimizer.lr], tune_seeds=0, metric=metric).verdict("other")
+
+
+def _real_study(index: int, run: Any, *, metric: str = "test_score", **tuning: Any) -> Study:
+    return compare(
         REAL_TASK,
         {"base": [], "other": []},
         salts={"other": SALT},
         seeds=range(index * PAIRS, (index + 1) * PAIRS),
-        tune_seeds=0,
-        rates=[REAL_TASK.optimizer.lr],
         metric=metric,
         margin=TINY_MARGIN,
         alpha=ALPHA,
-        run=functools.partial(_replay, pool, truth),
+        run=run,
         workers=1,
+        **tuning,
     )
-    return study.verdict("other")
 
 
 def _real_runs(studies: int, workers: int | None) -> dict[tuple[int, str], Any]:

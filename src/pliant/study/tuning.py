@@ -5,6 +5,9 @@ The criterion: for scores, the highest mean best validation score. For steps to 
 their own median by construction. The target itself comes from the base's rate with the best mean score. Equal rates
 are decided for the smaller one. A winner on the grid's edge extends the grid for all arms, at most MOST_EXTENSIONS
 times at each end.
+
+What the test of the compared runs cannot see is luck in tuning: an arm at an unlucky rate really is worse. More tuning
+seeds make it rarer; the self-test measures how much it adds to the false alarms.
 """
 
 from __future__ import annotations
