@@ -223,14 +223,14 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(value: Any, where: str) -> Any:
-    """The inverse of `encode`."""
+def decode(value: Any, where: str = "a setting") -> Any:
+    """The inverse of `encode`; `where` names the field in errors."""
     if isinstance(value, list | tuple):
         return tuple(decode(item, where) for item in value)
     if isinstance(value, Mapping):
         kind = value.get("setting")
         if kind not in Setting.kinds:
-            raise SettingError(f"{where} is a table of the unknown kind {kind!r}: {nearest(str(kind), Setting.kinds)}")
+            raise SettingError(f"{where} holds an unknown nested setting {kind!r}: {nearest(str(kind), Setting.kinds)}")
         settings = {key: decode(item, where) for key, item in value.items() if key != "setting"}
         try:
             return Setting.kinds[kind](**settings)
