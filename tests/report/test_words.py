@@ -45,7 +45,7 @@ def test_probability() -> None:
 
 
 def test_duration_picks_the_unit() -> None:
-    assert [words.duration(s) for s in (0.27, 85, 91, 5401)] == ["0.3 s", "85.0 s", "1.5 min", "1.5 h"]
+    assert [words.duration(s) for s in (0.27, 85, 91, 5401)] == ["270 ms", "85.0 s", "1.5 min", "1.5 h"]
 
 
 def test_shorten_keeps_the_length() -> None:

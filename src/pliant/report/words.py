@@ -70,8 +70,8 @@ def probability(value: object) -> str:
 def duration(seconds: object) -> str:
     """Seconds in the largest unit that keeps two digits.
 
-    >>> duration(8.3), duration(200), duration(7200)
-    ('8.3 s', '3.3 min', '2.0 h')
+    >>> duration(0.025), duration(8.3), duration(200), duration(7200)
+    ('25 ms', '8.3 s', '3.3 min', '2.0 h')
     """
     v = finite(seconds)
     if v is None:
@@ -79,7 +79,7 @@ def duration(seconds: object) -> str:
     for size, name in ((3600.0, "h"), (60.0, "min")):
         if v >= size * 1.5:
             return f"{v / size:.1f} {name}"
-    return f"{v:.1f} s"
+    return f"{v:.1f} s" if v >= 1 else f"{1e3 * v:.0f} ms"
 
 
 def rate(value: object) -> str:
