@@ -65,6 +65,10 @@ class Applied:
         self._context = Context(sample=sample, seed=self.seed)
         self._clock = binding.clock
         self._log = binding.log
+        self._parts = {
+            part: [getattr(method, part) for method in self.stack.methods if overrides(method, part)]
+            for part in ("before_step", "after_step")
+        }
         self._advancing = [method for method in self.stack.methods if overrides(method, "advance")]
 
     # -- training --------------------------------------------------------------------------------------------------
@@ -122,11 +126,12 @@ class Applied:
         if not _overflowed(optimizer):
             self._run_step("after_step")
 
-    @torch.no_grad()
     def _run_step(self, part: str) -> None:
-        self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
-        for method in self.stack.methods:
-            getattr(method, part)(self.model, self._context)
+        if self._parts[part]:
+            self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
+            with torch.no_grad():
+                for run_part in self._parts[part]:
+                    run_part(self.model, self._context)
 
     def advance(self, batch: Any) -> None:
         """Lets methods that change the structure while training do so; call it between steps with a training batch."""

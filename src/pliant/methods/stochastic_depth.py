@@ -94,7 +94,7 @@ class StochasticDepth(Method):
     def on_forward(self, model: nn.Module, ctx: Context) -> None:
         for path, forward in gates(model):
             forward.open[:] = [
-                p >= 1.0 or keyed.host_uniform(ctx.seed, "stochastic_depth", path, number, ctx.step) < p
+                p >= 1.0 or keyed.host_uniform(ctx.seed, "stochastic_depth", path, number, at=ctx.step) < p
                 for number, p in enumerate(forward.chances)
             ]
 
