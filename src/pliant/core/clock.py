@@ -53,8 +53,10 @@ class Clock:
             buffer.add_(1)
             return
         step = self.step(buffer)
-        for method in self.drawing:
-            method.on_forward(model, Context(seed=self.seed, step=step))
+        if self.drawing:
+            ctx = Context(seed=self.seed, step=step)
+            for method in self.drawing:
+                method.on_forward(model, ctx)
         buffer.add_(1)
         self._host = (step + 1, buffer, buffer._version)
         if torch.is_grad_enabled():
