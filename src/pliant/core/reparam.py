@@ -58,9 +58,11 @@ class Parametrise(Edit):
         if existing is not None:
             existing.fill(self.into, part)
             return
-        fresh = Chain().train(module.training)
+        fresh = Chain()
         fresh.fill(self.into, part)
         parametrize.register_parametrization(module, self.tensor, fresh)
+        # torch's containers of parametrisations start in training mode.
+        module.parametrizations.train(module.training)  # type: ignore[union-attr]
         recurrent = isinstance(module, nn.RNNBase)
         if recurrent and not any(isinstance(hook, ForgetFlatWeights) for hook in module._forward_hooks.values()):
             module.register_forward_hook(ForgetFlatWeights())
