@@ -219,6 +219,8 @@ def uncompile(model: nn.Module) -> None:
     """Takes back in-place compilation, on a copy that will be edited."""
     for module in model.modules():
         module._compiled_call_impl = None
+    for _, forward in gates(model):
+        forward.uncompile()
 
 
 def _overflowed(optimizer: torch.optim.Optimizer) -> bool:
