@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -176,8 +178,12 @@ class Applied:
     def calibrate_end(self, batches: Iterable[Any]) -> None:
         """Sets statistics for evaluation from training batches, in place (population statistics of batch norms)."""
         ctx = dataclasses.replace(self._context, batches=batches)
-        for method in self.stack.methods:
-            method.calibrate(self.model, ctx, "end")
+        # Calibration runs the model in modes of its own, for which a compiled one would compile anew, or cannot.
+        # Where dynamo was never loaded nothing is compiled, and asking would load it.
+        loaded = "torch._dynamo" in sys.modules
+        with torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext():
+            for method in self.stack.methods:
+                method.calibrate(self.model, ctx, "end")
 
     def finalize(self, data: Iterable[Any] | None = None, sample: Any = None) -> nn.Module:
         """A copy for deployment: statistics recalibrated on `data`, then baked, folded and packed, in eval mode.
