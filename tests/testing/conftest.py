@@ -11,7 +11,7 @@ import pytest
 from pliant.core import registry
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`gain` is importable and registered under pliant.methods."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "plugin"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 import pytest
@@ -10,6 +11,8 @@ from pliant.core import registry
 from pliant.testing import CheckFailedError, check_method, checks_for
 from pliant.testing.battery import PROCESSES
 from pliant.testing.processes import Processes
+
+pytestmark = pytest.mark.usefixtures("plugin")
 
 # class of plugin/broken.py, the check that must fail, and a word of the reason
 FAULTS = [
@@ -56,13 +59,19 @@ def test_the_check_finds_the_fault(name: str, check: str, word: str) -> None:
     assert word in str(caught.value)
 
 
+@functools.cache
+def shared() -> Processes:
+    """Two processes serve both tests."""
+    return Processes(registry.get("gain"), importlib.import_module("broken").NotExact)
+
+
 def test_the_method_without_faults_passes() -> None:
-    check_method(registry.get("gain"))
+    for _, check in checks_for(registry.get("gain"), shared()):
+        check()
 
 
 def test_a_declaration_about_processes_is_tested() -> None:
-    broken = importlib.import_module("broken").NotExact
-    run = dict(checks_for(broken, Processes(broken)))[PROCESSES]
+    run = dict(checks_for(importlib.import_module("broken").NotExact, shared()))[PROCESSES]
     with pytest.raises(CheckFailedError, match="two processes on half batches differ from one"):
         run()
 

@@ -14,7 +14,7 @@ from pliant.core import registry
 from pliant.core.applied import Applied
 from pliant.core.context import Context
 from pliant.core.edits import Edits
-from pliant.core.errors import InputError, NoMatchError, SettingError
+from pliant.core.errors import NoMatchError, SettingError
 from pliant.core.fields import hints
 from pliant.core.method import Method
 from pliant.core.stack import Stack
@@ -117,7 +117,7 @@ class Case:
             case = dataclasses.replace(self, net=name)
             try:
                 case.stack.plan(case.example.net(), case.example.sample())
-            except InputError:
+            except NoMatchError:
                 continue
             yield case
 

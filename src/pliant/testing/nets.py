@@ -17,6 +17,8 @@ from pliant.core import keyed
 from pliant.core.errors import SettingError, nearest
 
 Batch = tuple[Tensor, Tensor]
+KEY = "testing"
+"""First name of every key of the nets and their data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Example:
                 if isinstance(module, NORMS):
                     continue
                 for name, parameter in module.named_parameters(recurse=False):
-                    draw = keyed.generator(seed, "testing", path, name)
+                    draw = keyed.generator(seed, KEY, path, name)
                     if parameter.dim() > 1:
                         wide = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
                         parameter.copy_(wide / parameter[0].numel() ** 0.5)
@@ -48,7 +50,7 @@ class Example:
 
     def batch(self, number: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
         """Inputs (rows, *shape) ~ N(0, 1) and integer targets (rows,), by key."""
-        draw = keyed.generator(0, "testing", "batch", number)
+        draw = keyed.generator(0, KEY, "batch", number)
         x = torch.randn((self.rows, *self.shape), generator=draw, dtype=torch.float64)
         return x.to(dtype), torch.randint(self.classes, (self.rows,), generator=draw)
 
@@ -173,7 +175,8 @@ def _residual(*blocks: nn.Module, norm: bool) -> nn.Module:
     if norm:
         parts["bn"] = nn.BatchNorm2d(2)
     parts.update(act=nn.ReLU(), layers=nn.Sequential(*blocks), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
-    parts["out"] = nn.Linear(4 if norm else 2, 3)
+    # The head is free of norms, so that a method for batch norms and one that brings norms both find places.
+    parts.update(fc=nn.Linear(4 if norm else 2, 4), act_fc=nn.ReLU(), out=nn.Linear(4, 3))
     return nn.Sequential(parts)
 
 

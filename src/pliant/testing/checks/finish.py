@@ -22,7 +22,7 @@ from .function import WIDE
 
 
 def compiles_as_declared(case: Case) -> None:
-    """Compiled with aot_eager, training steps' outputs, gradients and buffers are those of eager; or it refuses.
+    """Compiled with aot_eager, training steps, eval mode and finalize give what eager gives; or it refuses.
 
     "whole" is one graph; a step after the second compiles nothing anew.
     """
@@ -56,6 +56,14 @@ def compiles_as_declared(case: Case) -> None:
             name = max(gaps, key=lambda name: gaps[name])
             assert gaps[name] <= WIDE, f"compiled, {name} of step {number} differs from eager by {gaps[name]:.2g}"
             made.append(len(graphs))
+        data, x = case.example.batches(2, torch.float64, start=20), case.example.batch(30, torch.float64)[0]
+        with torch.no_grad():
+            gap = worst(compiled.finalize(data=data)(x), eager.finalize(data=data)(x))
+            assert gap <= WIDE, f"finalized after compiling it differs by {gap:.2g}"
+            for one in (compiled, eager):
+                one.calibrate_end(data)
+            gap = worst(compiled.model.eval()(x), eager.model.eval()(x))
+            assert gap <= WIDE, f"compiled, eval mode differs from eager by {gap:.2g}"
     assert made[0], "nothing was compiled"
     if case.cls.meta.compile == "whole":
         assert made[0] == 1, f'meta.compile is "whole", but the first step compiled {made[0]} graphs'

@@ -16,7 +16,7 @@ from pliant.core import keyed
 from pliant.core.applied import Applied
 
 from ..case import Case, Kind
-from ..nets import hold_statistics
+from ..nets import KEY, hold_statistics
 from ..snapshot import changed, differing, generators, tensors, worst
 
 STEPS = 5
@@ -39,17 +39,19 @@ def same_seed_same_run(case: Case) -> None:
     if drawn:
         assert differs, "it draws keyed noise, but eight other seeds gave the same run: the seed is not used"
     else:
-        assert not differs, "another seed gives another run, but no noise was drawn through core.keyed"
+        assert not differs, (
+            "another seed gives another run, but no noise was drawn by a function of core.keyed (call it as keyed.name)"
+        )
 
 
 def _run(case: Case, seed: int, mood: int) -> tuple[dict[str, Tensor], bool]:
     """A short run with the global generators in some state: the final tensors, and whether keyed noise was drawn."""
-    with _generators(mood), _watched() as keys:
+    with _generators(mood), _watched() as draws:
         before = generators()
         applied = case.trained(STEPS, seed=seed)
         moved = changed(before, generators())
         assert not moved, f"apply and training drew from the global generator of {moved[0]}; use core.keyed"
-    return tensors(applied.model), bool(keys)
+    return tensors(applied.model), bool(draws)
 
 
 @contextmanager
@@ -66,21 +68,30 @@ def _generators(mood: int) -> Iterator[None]:
             random.setstate(python)
 
 
+DRAWS = ("derive", "host_uniform", "generator", "uniform")
+
+
 @contextmanager
-def _watched() -> Iterator[list[tuple[Any, ...]]]:
-    """The keys that a method derives. The example nets and batches have keys of their own, which do not count."""
-    derive, keys = keyed.derive, list[tuple[Any, ...]]()
+def _watched() -> Iterator[list[str]]:
+    """The functions of `core.keyed` that a method calls. The example nets and batches have a key of their own."""
+    calls: list[str] = []
+    real = {name: getattr(keyed, name) for name in DRAWS}
 
-    def note(seed: int, *names: int | str) -> int:
-        if names[:1] != ("testing",):
-            keys.append((seed, *names))
-        return derive(seed, *names)
+    def watched(name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if args[1:2] != (KEY,):
+                calls.append(name)
+            return real[name](*args, **kwargs)
 
-    keyed.derive = note
+        return call
+
     try:
-        yield keys
+        for name in DRAWS:
+            setattr(keyed, name, watched(name))
+        yield calls
     finally:
-        keyed.derive = derive
+        for name in DRAWS:
+            setattr(keyed, name, real[name])
 
 
 def interrupted_is_uninterrupted(case: Case) -> None:
