@@ -17,8 +17,9 @@ from torch import nn
 
 from pliant.core.errors import InputError
 from pliant.core.objective import Outputs
-from pliant.train import Task, fit, reopen
+from pliant.train import Task, fit, reopen, run
 from pliant.train.engine import Single, engine_for, widen
+from pliant.train.fabric import Distributed
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 
@@ -84,6 +85,18 @@ def test_a_batch_too_small_to_share_is_refused(make_task: Callable[..., Task], m
     monkeypatch.setenv("WORLD_SIZE", "16")
     with pytest.raises(InputError, match=r"batch_size = 20 cannot be shared by 16 processes x 2 .* at least 32"):
         engine_for(make_task(accumulate=2))
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_one_process_under_fabric_is_the_plain_run(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str
+) -> None:
+    task = make_task(precision=precision, accumulate=2)
+    plain = run(task)
+    monkeypatch.setattr("pliant.train.session.engine_for", Distributed)
+    under = run(task, checkpoint=tmp_path / "run.safetensors")
+    assert under.same(plain)
+    assert run(task, checkpoint=tmp_path / "run.safetensors").same(plain)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

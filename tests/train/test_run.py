@@ -14,6 +14,7 @@ from pliant.core.stack import Stack
 from pliant.data import Augment
 from pliant.train import Optimizer, RunRecord, Schedule, Task, fit, reopen, run, time_step
 from pliant.train.feed import source
+from pliant.train.file import read, write
 from pliant.train.session import Session, process
 
 
@@ -119,6 +120,30 @@ def test_reopen_needs_objects_that_were_in_memory(make_task: Callable[..., Task]
     run(make_task(steps=2), checkpoint=path)
     with pytest.raises(InputError, match=r"Task\.data was an object in memory"):
         reopen(path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_from_a_gpu_opens_where_there_is_none(make_task: Callable[..., Task], tmp_path: Path, blobs: Any) -> None:
+    path = tmp_path / "run.safetensors"
+    trained = fit(make_task(steps=4), checkpoint=path)
+    tensors, meta = read(path)
+    meta["run"]["task"] |= {"device": "cuda", "precision": "16"}
+    write(path, tensors, meta)
+    again = reopen(path, data=blobs)
+    assert again.record.curve == trained.record.curve and again.task.device == "cpu"
+    for name, tensor in trained.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_a_remainder_of_one_does_not_spoil_recalibration(make_task: Callable[..., Task]) -> None:
+    task = make_task(batch_size=89)
+    assert len(source(task, 0).train.rows) == 90
+    assert run(task, [get("batch_norm")()]).status == "ok"
+
+
+def test_checkpoint_every_is_checked(make_task: Callable[..., Task]) -> None:
+    with pytest.raises(InputError, match="checkpoint_every is 0; expected a number of steps"):
+        run(make_task(), checkpoint_every=0)
 
 
 def test_time_step_measures(make_task: Callable[..., Task]) -> None:

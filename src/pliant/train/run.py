@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pliant.core.applied import Applied
+from pliant.core.errors import SettingError
 from pliant.core.method import Method
 from pliant.core.report import trainable
 from pliant.core.stack import Stack
@@ -69,6 +70,8 @@ def fit(
     each validation) and after Ctrl-C. A run that was killed and started again gives the same record, bit for bit, on
     one machine with one thread count. Under torchrun every process takes its share of each batch.
     """
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise SettingError(f"checkpoint_every is {checkpoint_every}; expected a number of steps, at least 1")
     stack = as_stack(methods)
     path = None if checkpoint is None else Path(checkpoint)
     with process(task):
@@ -103,15 +106,19 @@ def fit(
 def reopen(checkpoint: str | os.PathLike[str], *, data: Any = None, model: Any = None) -> Trained:
     """The run of a checkpoint as it stood there, its model rebuilt and loaded; nothing is trained.
 
-    data, model: the dataset or callable, where the task was made with objects in memory.
+    data, model: the dataset or callable, where the task was made with objects in memory. A run from a GPU opens on the
+    CPU where there is none.
     """
     path = Path(checkpoint)
     meta = read(path)[1]
     stored = stored_run(meta, str(path))
     task = Task.from_json(stored["task"], data=data, model=model)
+    elsewhere = task.device == "cuda" and not torch.cuda.is_available()
+    if elsewhere:
+        task = dataclasses.replace(task, device="cpu", precision="32")
     with process(task):
         session = Session(task, Stack.from_json(meta["stack"]), stored["seed"], stored["lr"], stored["salt"])
-        position = session.resume(path)
+        position = session.resume(path, elsewhere=elsewhere)
         return Trained(_record(session, position, "", "train", False), session.model, session.applied, task)
 
 

@@ -120,8 +120,9 @@ class Session:
     def recalibrate(self) -> None:
         """Statistics for evaluation from training batches, at the end."""
         size = self.task.batch_size
-        rows = self.source.sample(RECALIBRATION * size, size, self.key, self.engine.device)
-        self.applied.calibrate_end(rows)
+        # Whole batches only: a remainder of one example has no batch statistics.
+        count = min(RECALIBRATION, len(self.source.train.rows) // size) * size
+        self.applied.calibrate_end(self.source.sample(count, size, self.key, self.engine.device))
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -142,13 +143,18 @@ class Session:
         }
         write(path, tensors, meta)
 
-    def resume(self, path: Path) -> Position:
-        """Takes up the run of a checkpoint. CheckpointError naming what differs when it is of another run."""
+    def resume(self, path: Path, *, elsewhere: bool = False) -> Position:
+        """Takes up the run of a checkpoint. CheckpointError naming what differs when it is of another run.
+
+        elsewhere: on purpose with another device or precision than the run was trained with.
+        """
         tensors, meta = read(path)
         stored = stored_run(meta, str(path))
-        refuse_other_run({key: stored[key] for key in self._facts()}, self._facts(), str(path))
+        if not elsewhere:
+            refuse_other_run({key: stored[key] for key in self._facts()}, self._facts(), str(path))
         restore(self.model, self.optimizer, tensors, meta, str(path), self.applied)
-        self.engine.load_state(stored["scaler"])
+        if not elsewhere:
+            self.engine.load_state(stored["scaler"])
         torch.set_rng_state(tensors["rng/cpu"])
         if "rng/cuda" in tensors and self.engine.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.engine.device)

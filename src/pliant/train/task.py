@@ -146,8 +146,9 @@ class Task:
             object.__setattr__(self, field, checks.build(kind, getattr(self, field), f"Task.{field}"))
         if self.augment is not None:
             object.__setattr__(self, "augment", _augment(self.augment))
-        for field in ("steps", "batch_size", "accumulate", "calibration", "threads"):
+        for field in ("steps", "batch_size", "accumulate", "threads"):
             checks.whole(self, field, 1)
+        checks.whole(self, "calibration", 2)
         if self.eval_every is None:
             object.__setattr__(self, "eval_every", max(1, self.steps // 20))
         checks.whole(self, "eval_every", 1)
