@@ -122,7 +122,9 @@ class BatchlessNorm(Method):
             layer.mean.sub_(to_mean, alpha=self.stat_rate)
             # In log units a plain step is a moving average to first order only and overshoots after large shifts. This
             # is the moving average of the variance exactly: sigma^2 <- (1 - a) sigma^2 + a E[(x - mu)^2].
-            layer.log_std.add_(torch.log1p(-2.0 * self.stat_rate * to_log_std), alpha=0.5)
+            # The least factor is 1 - a; sums of unweighted micro-batches would go below it, and below 0.
+            change = (-2.0 * self.stat_rate * to_log_std).clamp_min(-self.stat_rate)
+            layer.log_std.add_(torch.log1p(change), alpha=0.5)
             layer.mean.grad = layer.log_std.grad = None
 
     def fold(self, model: nn.Module, ctx: Context) -> None:
