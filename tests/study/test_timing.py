@@ -24,7 +24,7 @@ def recorder(log: Path) -> Any:
 
 def test_arms_are_interleaved_in_fresh_processes_and_ratios_taken_within_rounds(tmp_path: Path) -> None:
     found = time_arms(
-        SimulatedTask(threads=1),
+        SimulatedTask(threads=2),
         {"base": [], "slow": []},
         {"base": 1.0, "slow": 2.0},
         "base",
@@ -37,7 +37,7 @@ def test_arms_are_interleaved_in_fresh_processes_and_ratios_taken_within_rounds(
     )
     assert rates == ("1.0", "2.0", "2.0", "1.0")
     assert set(steps) == {"7"}
-    assert set(threads) == {"1"}
+    assert set(threads) == {"2"}
     assert len(set(processes)) == 4 and str(os.getpid()) not in processes
     # The machine slows down from round to round (1, 2): the medians follow it, the ratio does not.
     assert found["base"] == {"step_ms": 1.5, "step_ms_ratio": 1.0, "peak_mb": 10.0}
