@@ -13,7 +13,6 @@ from .errors import SettingError
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a string", type(None): "None"}
 
 
-@functools.cache
 def hints(cls: type) -> dict[str, Any]:
     """The resolved annotations of a settings class.
 
@@ -22,6 +21,11 @@ def hints(cls: type) -> dict[str, Any]:
     >>> hints(Setting)
     {'rate': <class 'float'>}
     """
+    return _resolved(cls)
+
+
+@functools.cache
+def _resolved(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls)
     except NameError as error:

@@ -109,7 +109,7 @@ class Method:
     meta: ClassVar[Meta]
 
     def __post_init__(self) -> None:
-        annotations = hints(type(self))  # type: ignore[arg-type]
+        annotations = hints(type(self))
         for field in dataclasses.fields(self):
             where = f"{type(self).__name__}.{field.name}"
             value = _canonical(getattr(self, field.name), where)
