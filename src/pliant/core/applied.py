@@ -49,7 +49,7 @@ def bind(model: nn.Module, sample: Any = None) -> Applied:
     if not isinstance(getattr(model, "_pliant", None), Binding):
         raise ContractError(
             "this model has no stack: build it, apply the stack that the checkpoint was made with, then load the state "
-            "(pliant.load does all three)"
+            "(pliant.load(path, model) applies the file's stack and loads in one call)"
         )
     return Applied(model, sample=sample)
 
