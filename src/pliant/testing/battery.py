@@ -90,7 +90,10 @@ def _run(case: Case, name: str, run: Callable[[Case], None]) -> None:
 
 
 def check_method(cls: type[Method]) -> None:
-    """Runs the whole battery on a method class; CheckFailedError at the first fault. Takes some ten seconds."""
+    """Runs the whole battery on a method class; CheckFailedError at the first fault. Takes some ten seconds.
+
+    Starts two processes, which import the class: call it from a test, or under `if __name__ == "__main__":`.
+    """
     for _, check in checks_for(cls):
         check()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Literal
 
 from pliant.core import registry
@@ -27,9 +26,19 @@ class Outcome:
     notes: tuple[str, ...]
 
 
-@functools.cache
 def try_pair(first: type[Method], second: type[Method]) -> Outcome:
     """What happens with both in one stack; AssertionError when they neither train nor are a declared conflict."""
+    pair = frozenset((first, second))
+    if pair not in _OUTCOMES:
+        _OUTCOMES[pair] = _try(*sorted(pair, key=lambda cls: (cls.__module__, cls.__qualname__)))
+    return _OUTCOMES[pair]
+
+
+_OUTCOMES: dict[frozenset[type[Method]], Outcome] = {}
+"""What was tried in this process: a pair is asked for by both of its methods, and by the page."""
+
+
+def _try(first: type[Method], second: type[Method]) -> Outcome:
     cases = Case(first), Case(second)
     methods = [case.method for case in cases]
     declared = conflicts(*methods)
@@ -81,5 +90,4 @@ def pairs_train_or_conflict(case: Case) -> None:
     for name in registry.names():
         other = registry.get(name)
         if other is not case.cls:
-            first, second = sorted((case.cls, other), key=lambda cls: cls.__module__)
-            try_pair(first, second)
+            try_pair(case.cls, other)

@@ -5,7 +5,6 @@ Starting processes costs seconds, so one start serves all methods that are to be
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import tempfile
 import traceback
@@ -14,8 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from pliant.core.method import Method
@@ -39,38 +38,35 @@ class Processes:
     def runs(self, cls: type[Method]) -> list[dict[str, Tensor]]:
         """The tensors of the trained model on each rank; AssertionError with the traceback when a rank failed."""
         if self._results is None:
-            self._results = {}
-            waiting = list(self.classes)
-            while waiting:
-                found = _start(waiting)
-                self._results.update(found)
-                # After a failure the ranks may wait for different things: the others get new processes.
-                waiting = waiting[len(found) :]
+            results: dict[type[Method], list[Any]] = {}
+            # After a failure the ranks may wait for different things: the classes behind it get new processes.
+            while len(results) < len(self.classes):
+                results |= _start(self.classes[len(results) :])
+            self._results = results
         ranks = self._results[cls]
         failed = next((told for told in ranks if isinstance(told, str)), None)
         assert failed is None, f"in two processes it fails:\n{failed}"
         return ranks
 
 
-def _start(classes: list[type[Method]]) -> dict[type[Method], list[Any]]:
+def _start(classes: tuple[type[Method], ...]) -> dict[type[Method], list[Any]]:
     """The results of the first classes, up to and including the first that fails."""
     with tempfile.TemporaryDirectory() as folder:
-        # A rank that dies is seen by what it has not written.
-        with contextlib.suppress(torch.multiprocessing.ProcessRaisedException):
-            torch.multiprocessing.spawn(_rank, (folder, classes), nprocs=RANKS)
+        ended = "a process ended without a result"
+        try:
+            spawn(_rank, (folder, classes), nprocs=RANKS)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            ended = f"{ended}: {error}"
         results: dict[type[Method], list[Any]] = {}
         for number, cls in enumerate(classes):
             files = [Path(folder) / f"{number}.{rank}.pt" for rank in range(RANKS)]
-            results[cls] = [
-                torch.load(file, weights_only=True) if file.is_file() else "a process ended without a result"
-                for file in files
-            ]
+            results[cls] = [torch.load(file, weights_only=True) if file.is_file() else ended for file in files]
             if any(isinstance(told, str) for told in results[cls]):
                 break
         return results
 
 
-def _rank(rank: int, folder: str, classes: list[type[Method]]) -> None:
+def _rank(rank: int, folder: str, classes: tuple[type[Method], ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=TIMEOUT)
     for number, cls in enumerate(classes):

@@ -70,7 +70,7 @@ class _Foreign:
 def wrong_settings_are_errors(case: Case) -> None:
     """Unknown settings and values of a wrong type raise SettingError and name the field."""
     fields = [field.name for field in dataclasses.fields(case.cls)]
-    wrong = {"no_such_setting": 1} if not fields else {fields[0] + "x": 1}
+    wrong: dict[str, object] = {"no_such_setting": 1} if not fields else {fields[0] + "x": 1}
     _must_refuse(case.cls, wrong, next(iter(wrong)))
     for name in fields:
         hint = hints(case.cls)[name]

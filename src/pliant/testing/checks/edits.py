@@ -48,7 +48,7 @@ class Nothing(nn.Module):
 
 def no_match_is_an_error(case: Case) -> None:
     """Zero edits raise NoMatchError; a selector that matches nothing does too and names the candidates."""
-    net = Nothing()
+    net: nn.Module = Nothing()
     before = structure(net)
     _must_refuse(case.method, net, torch.zeros(2, 3), "a net without a place for it")
     assert not changed(before, structure(net)), "a refused apply left changes in the model"

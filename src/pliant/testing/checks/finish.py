@@ -21,8 +21,8 @@ from ..snapshot import changed, differing, structure, tensors, worst
 from .function import WIDE
 
 
-def compiles_as_declared(case: Case) -> None:
-    """Compiled with aot_eager, training steps, eval mode and finalize give what eager gives; or it refuses.
+def compiles_as_declared(case: Case, backend: str = "aot_eager") -> None:
+    """Compiled with the backend, training steps, eval mode and finalize give what eager gives; or it refuses.
 
     "whole" is one graph; a step after the second compiles nothing anew.
     """
@@ -30,7 +30,7 @@ def compiles_as_declared(case: Case) -> None:
     compiled = bind(copy.deepcopy(eager.model))
     if case.cls.meta.compile == "before":
         try:
-            compiled.compile(backend="aot_eager")
+            compiled.compile(backend=backend)
         except ContractError as error:
             assert case.method.name in str(error), f"the refusal does not name the method: {error}"
             return
@@ -38,15 +38,15 @@ def compiles_as_declared(case: Case) -> None:
     keys = set(eager.model.state_dict())
     graphs: list[int] = []
 
-    def backend(graph: Any, inputs: Any) -> Any:
+    def counted(graph: Any, inputs: Any) -> Any:
         graphs.append(len(inputs))
-        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
 
     torch._dynamo.reset()
     # Dynamo looks at attributes that warn; under a test runner that makes warnings errors it would fail.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled.compile(backend=backend)
+        compiled.compile(backend=counted)
         assert set(compiled.model.state_dict()) == keys, "compiling changed the keys of state_dict"
         made = []
         for number, batch in enumerate(case.example.batches(4, torch.float64, start=10)):

@@ -48,7 +48,7 @@ def running_optimizer_survives(case: Case) -> None:
         optimizer.step()
         optimizer.zero_grad()
     optimizer.param_groups[0]["lr"] = 0.01
-    names = {p: name for name, p in net.named_parameters()}
+    names = {id(p): name for name, p in net.named_parameters()}
     had = {p: {key: value.clone() for key, value in state.items()} for p, state in optimizer.state.items()}
     applied = case.apply(net, optimizer=optimizer)
     trainable = {p for p in applied.model.parameters() if p.requires_grad}
@@ -59,9 +59,11 @@ def running_optimizer_survives(case: Case) -> None:
     for parameter, state in had.items():
         if parameter in trainable:
             found = differing(state, optimizer.state[parameter])
-            assert not found, f"the running optimizer's {', '.join(found)} of {names[parameter]} changed"
+            assert not found, f"the running optimizer's {', '.join(found)} of {names[id(parameter)]} changed"
         else:
-            assert parameter not in optimizer.state, f"the state of the gone parameter {names[parameter]} is still held"
+            assert parameter not in optimizer.state, (
+                f"the state of the gone parameter {names[id(parameter)]} is still held"
+            )
     case.train(applied, applied.attach(optimizer, total_steps=100), case.example.batches(2))
     bad = [name for name, tensor in tensors(applied.model).items() if not bool(tensor.isfinite().all())]
     assert not bad, f"not finite after going on with the running optimizer: {', '.join(bad[:4])}"
