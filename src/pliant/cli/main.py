@@ -30,6 +30,7 @@ VERBS = {
     ),
     "methods": ("pliant.cli.methods", "the methods, their papers, and what they cannot be combined with"),
     "card": ("pliant.cli.card", "one method's card: what it does, when to use it, its settings"),
+    "export": ("pliant.cli.export", "write a trained run's finished model as .pt2 or .onnx, checked"),
     "report": ("pliant.cli.report", "write the HTML report of a stored study"),
 }
 """Verb -> its module, which has `configure(parser)` and `execute(args, out) -> int`, and its line in the help."""
