@@ -12,6 +12,7 @@ from pliant.study import Study, compare
 from pliant.study import study as module
 from pliant.study.runner import RunsFailed
 from pliant.study.simulated import SimulatedTask, simulated_run
+from pliant.train import Task
 
 TASK = SimulatedTask(speeds={"fast": 3.0}, effects={"fast": 0.05})
 ARMS: dict[str, Any] = {"base": [], "fast": [], "again": []}
@@ -70,6 +71,15 @@ def test_diverged_runs_stay_in_at_the_worst_score() -> None:
     assert verdict.diverged == {"base": 8, "arm": 8}
     assert verdict.arm_mean == TASK.worst_score
     assert verdict.verdict == "not enough evidence"
+
+
+def test_real_runs_do_not_depend_on_the_number_of_workers() -> None:
+    task = Task(data="digits", model={"name": "mlp", "hidden": [8]}, steps=20, batch_size=32, eval_every=5)
+    settings: dict[str, Any] = {"rates": [0.1], "target": 0.3, "tune_seeds": 0, "seeds": 7}
+    one, two = (compare(task, {"base": [], "bn": [BatchNorm()]}, workers=workers, **settings) for workers in (1, 2))
+    assert [{**row, "seconds": 0} for row in one.rows] == [{**row, "seconds": 0} for row in two.rows]
+    assert one.verdicts() == two.verdicts()
+    assert [row["stack"] for row in one.compared_rows("bn")] == [[BatchNorm().to_json()]] * 7
 
 
 # -- stores, looks and interruptions -----------------------------------------------------------------------------------

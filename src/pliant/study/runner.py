@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import importlib
+import itertools
 import pickle
 import traceback
 import warnings
@@ -122,38 +124,76 @@ class Runner:
 
     def _pool(self, remaining: dict[Key, None], take: Callable[[_Outcome], None]) -> tuple[list[Key], str]:
         """Run `remaining`, removing what is done; the runs under way and the error when a worker died."""
-        import joblib
-
         started: dict[Key, None] = {}
 
-        def jobs() -> Iterator[Any]:
+        def jobs() -> Iterator[functools.partial[_Outcome]]:
             for key in list(remaining):
                 started[key] = None
-                yield joblib.delayed(self._job(key))()
+                yield self._job(key)
 
-        with _backend(self.backend, self.task.threads):
-            outcomes: Any = joblib.Parallel(
+        outcomes = _ray(jobs(), self.task.threads) if self.backend == "ray" else self._joblib(jobs())
+        with _closing(outcomes):
+            while True:
+                try:
+                    outcome = next(outcomes)
+                except StopIteration:
+                    return [], ""
+                except pickle.PicklingError as error:
+                    raise InputError(
+                        f"the task or the run function cannot be sent to a worker process ({error}): give the "
+                        "model and data by name or as importable objects, or use workers=1"
+                    ) from error
+                except Exception as error:
+                    # Errors of a run come back as outcomes, so this is the pool's.
+                    suspects = [key for key in started if key in remaining]
+                    if not suspects:
+                        raise
+                    return suspects, f"{type(error).__name__}: {str(error).partition('.')[0]}"
+                remaining.pop(outcome.key)
+                take(outcome)
+
+    def _joblib(self, jobs: Iterator[functools.partial[_Outcome]]) -> Any:
+        """Outcomes as they finish."""
+        import joblib
+
+        limits = {"inner_max_num_threads": self.task.threads} if self.backend == "loky" else {}
+        if self.backend == "dask":
+            _installed("distributed")
+        with joblib.parallel_config(backend=self.backend, **limits):
+            pool = joblib.Parallel(
                 n_jobs=self.count, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs"
-            )(jobs())
-            with _closing(outcomes):
-                while True:
-                    try:
-                        outcome = next(outcomes)
-                    except StopIteration:
-                        return [], ""
-                    except pickle.PicklingError as error:
-                        raise InputError(
-                            f"the task or the run function cannot be sent to a worker process ({error}): give the "
-                            "model and data by name or as importable objects, or use workers=1"
-                        ) from error
-                    except Exception as error:
-                        # Errors of a run come back as outcomes, so this is the pool's.
-                        suspects = [key for key in started if key in remaining]
-                        if not suspects:
-                            raise
-                        return suspects, f"{type(error).__name__}: {str(error).partition('.')[0]}"
-                    remaining.pop(outcome.key)
-                    take(outcome)
+            )
+            return pool(joblib.delayed(job)() for job in jobs)
+
+
+def _ray(jobs: Iterator[functools.partial[_Outcome]], threads: int) -> Iterator[_Outcome]:
+    """Outcomes as they finish. joblib's own Ray backend returns nothing before everything is done."""
+    ray = _installed("ray")
+    if not ray.is_initialized():
+        ray.init()
+    # A dead worker's run is tried again by us, who count, not by Ray.
+    remote = ray.remote(num_cpus=threads, max_retries=0)(_call)
+    slots = 2 * max(1, int(ray.cluster_resources()["CPU"]) // threads)
+    running = [remote.remote(job) for job in itertools.islice(jobs, slots)]
+    try:
+        while running:
+            (done,), running = ray.wait(running, num_returns=1)
+            running += [remote.remote(job) for job in itertools.islice(jobs, 1)]
+            yield ray.get(done)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _call(job: functools.partial[_Outcome]) -> _Outcome:
+    return job()
+
+
+def _installed(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{name!r} is not installed ({error}): pip install 'pliant[cluster]'") from error
 
 
 @contextlib.contextmanager
@@ -213,22 +253,6 @@ def _threads_restored() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _backend(name: str, threads: int) -> contextlib.AbstractContextManager[Any]:
-    import joblib
-
-    try:
-        if name == "ray":
-            from ray.util.joblib import register_ray
-
-            register_ray()
-        if name == "dask":
-            import distributed  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"the backend {name!r} is not installed ({error}): pip install 'pliant[cluster]'") from error
-    limits = {"inner_max_num_threads": threads} if name == "loky" else {}
-    return joblib.parallel_config(backend=name, **limits)
 
 
 def _summary(failed: Mapping[Key, str]) -> str:

@@ -62,7 +62,11 @@ class Store:
         self._unsaved: list[tuple[Key, str]] = []
         with self._explained():
             self._database = sqlite3.connect(
-                ":memory:" if self.path is None else self.path, timeout=_WAIT, isolation_level=None
+                ":memory:" if self.path is None else self.path,
+                timeout=_WAIT,
+                isolation_level=None,
+                # The garbage collector may close it from one of joblib's threads; nothing else leaves ours.
+                check_same_thread=False,
             )
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
@@ -163,8 +167,12 @@ class Store:
         target.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a store that is forgotten closes itself."""
         self._database.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_database"):
+            self._database.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ The rule, in this order:
 * **helps** or **hurts** when p after Holm's rule over the arms is at most the level of this look.
 * **not enough evidence** otherwise, with the number of seeds that would probably decide.
 
+Looks share alpha for helps and hurts; the 90 % interval is the same at every look.
+
 Steps to target are compared as differences of steps; a run that misses the target counts as the whole budget, which
 keeps the sign-flip test exact (all pairs are censored alike) and makes the difference an understatement. The ratio
 base/arm, with the interval of the same test on log(base/arm), is reported beside it. When more than half of the two
