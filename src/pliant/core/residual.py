@@ -28,7 +28,8 @@ class Segment:
     gate: which residual branch of the block this is (None: always runs). A branch takes, after its inputs, the factor
     on the branch; its only output is the sum. skip: the name of the value that stands for the sum when it does not run;
     copied: as a copy, because the sum is returned or changed in place and others may hold the shortcut.
-    modules: the children called in it; last: the child that computes the branch's value, or None.
+    modules: the children called in it; last: the child that computes the branch's value and nothing else in the block,
+    or None.
     """
 
     run: Callable[..., tuple[Any, ...]]
@@ -246,6 +247,8 @@ def _segment(nodes: list[fx.Node], later: list[fx.Node], branch: _Branch | None,
     exec(compile(code.src, "<pliant: part of a residual block>", "exec"), namespace)
     called = tuple(str(node.target) for node in nodes if node.op == "call_module")
     last = str(branch.value.target) if branch is not None and branch.value.op == "call_module" else None
+    if branch is not None and sum(node.target == last for node in branch.add.graph.nodes) > 1:
+        last = None
     return Segment(
         run=namespace["forward"],
         inputs=tuple(node.name for node in inputs),

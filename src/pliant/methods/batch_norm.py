@@ -14,7 +14,7 @@ from pliant.core.errors import SettingError
 from pliant.core.method import Meta, Method, Phase, Rule
 from pliant.core.sites import Attach, Position, Site, attached, detach, find_sites
 from pliant.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, recalibrate
-from pliant.nn.fold import can_fold, fold_affine
+from pliant.nn.fold import can_fold, fold_affine, tied
 
 _LAYERS = {2: BatchNorm1d, 3: BatchNorm1d, 4: BatchNorm2d, 5: BatchNorm3d}
 
@@ -102,8 +102,10 @@ class BatchNorm(Method):
         return {p: Rule(decay=False) for _, _, _, norm in attached(model, _KINDS) for p in norm.parameters()}
 
     def fold(self, model: nn.Module, ctx: Context) -> None:
+        shared = tied(model)
         for path, layer, name, norm in attached(model, _KINDS):
-            if can_fold(layer) and path not in ctx.claims:
+            alone = shared.isdisjoint(layer.parameters(recurse=False))
+            if alone and can_fold(layer) and path not in ctx.claims:
                 scale, shift = affine(norm)
                 fold_affine(layer, scale, shift)
                 detach(layer, name)

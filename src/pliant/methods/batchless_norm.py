@@ -14,7 +14,7 @@ from pliant.core.errors import ContractError, SettingError
 from pliant.core.method import Meta, Method, Phase, Rule
 from pliant.core.sites import Attach, Position, attached, detach, find_sites
 from pliant.nn import BatchlessNorm as Layer
-from pliant.nn.fold import can_fold, fold_affine
+from pliant.nn.fold import can_fold, fold_affine, tied
 from pliant.ops.batchless_norm import moments, natural_gradient
 
 
@@ -128,8 +128,10 @@ class BatchlessNorm(Method):
             layer.mean.grad = layer.log_std.grad = None
 
     def fold(self, model: nn.Module, ctx: Context) -> None:
+        shared = tied(model)
         for path, layer, name, norm in attached(model, Layer):
-            if can_fold(layer) and path not in ctx.claims:
+            alone = shared.isdisjoint(layer.parameters(recurse=False))
+            if alone and can_fold(layer) and path not in ctx.claims:
                 scale = norm.weight.double() * torch.exp(-norm.log_std.double())
                 fold_affine(layer, scale, norm.bias.double() - scale * norm.mean.double())
                 detach(layer, name)

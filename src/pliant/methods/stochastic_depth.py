@@ -17,7 +17,7 @@ from pliant.core.method import Meta, Method, Phase
 from pliant.core.selectors import Where
 from pliant.core.sites import RunChild
 from pliant.nn import recalibrate
-from pliant.nn.fold import can_fold, fold_affine
+from pliant.nn.fold import can_fold, fold_affine, tied
 from pliant.ops.stochastic_depth import SCHEDULES, expected_active, survival
 
 
@@ -104,9 +104,10 @@ class StochasticDepth(Method):
 
     def fold(self, model: nn.Module, ctx: Context) -> None:
         """Multiplies p_l into the last layer of each branch, exactly; the block is then what it was before."""
+        shared = tied(model)
         for path, forward in gates(model):
             block = model.get_submodule(path)
-            targets = [_last_layer(block, forward, number) for number in range(len(forward.factors))]
+            targets = [_last_layer(block, forward, number, shared) for number in range(len(forward.factors))]
             due = [factors[1] for factors in forward.factors]
             if all(target is not None or factor == 1.0 for target, factor in zip(targets, due, strict=True)):
                 for target, factor in zip(targets, due, strict=True):
@@ -115,7 +116,9 @@ class StochasticDepth(Method):
                 ungate(block)
 
 
-def _last_layer(block: nn.Module, forward: Gates | NamedBranch, number: int) -> nn.Module | None:
+def _last_layer(
+    block: nn.Module, forward: Gates | NamedBranch, number: int, shared: set[nn.Parameter]
+) -> nn.Module | None:
     """The layer that can take a branch's factor into its weights, or None."""
     name = forward.last(number)
     if name is None:
@@ -126,7 +129,8 @@ def _last_layer(block: nn.Module, forward: Gates | NamedBranch, number: int) -> 
             return None
         layer = layer._modules[hook.name]  # type: ignore[assignment]
     norm = isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine
-    return layer if norm or can_fold(layer) else None
+    alone = shared.isdisjoint(layer.parameters(recurse=False))
+    return layer if alone and (norm or can_fold(layer)) else None
 
 
 @torch.no_grad()

@@ -15,6 +15,15 @@ def can_fold(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)) and not parametrize.is_parametrized(layer)
 
 
+def tied(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that a model holds in several places: what is folded into one would change the others."""
+    seen: set[nn.Parameter] = set()
+    found: set[nn.Parameter] = set()
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        (found if parameter in seen else seen).add(parameter)
+    return found
+
+
 @torch.no_grad()
 def fold_affine(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
     """W[o, ...] *= scale[o], b[o] = b[o] * scale[o] + shift[o], in place.
