@@ -300,6 +300,23 @@ def test_the_folded_net_is_the_evaluated_net(kind: str, bias: bool):
             assert type(lean[0]) is type(make(bias)) and lean[0].bias is not None
 
 
+def test_a_weight_held_in_two_places_is_not_folded_into():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encode, self.decode = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.decode.weight = self.encode.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decode(torch.tanh(self.encode(x)))
+
+    model, x = reseed(Tied()), draw(6, 4)
+    applied = pliant.Stack(pliant.BatchNorm()).apply(model, sample=x)
+    model(x)
+    lean = applied.finalize()
+    assert torch.equal(lean(x), model.eval()(x)) and isinstance(lean.encode.norm, nn.BatchNorm1d)
+
+
 def test_a_norm_behind_an_activation_stays_a_norm():
     model, x = mlp(), draw(8, 5)
     applied = pliant.Stack(pliant.BatchNorm(position="after_activation")).apply(model, sample=x)
