@@ -58,8 +58,8 @@ class BNScaleInit(Method):
                 edits.skipped.append(Skip(path, "its scale starts at 0 on purpose (zero-init residual branch)"))
             elif not self.force and not bool((norm.weight == 1).all()):
                 raise SettingError(
-                    f"the batch norm {path!r} has trained scales (mean {float(norm.weight.detach().mean()):.3g}, not 1), which "
-                    "BNScaleInit would overwrite; apply it before training, or set force=True"
+                    f"the batch norm {path!r} has trained scales (mean {norm.weight.detach().mean().item():.3g}, not 1), "
+                    "which BNScaleInit would overwrite; apply it before training, or set force=True"
                 )
             else:
                 edits.changes.append(
