@@ -98,8 +98,15 @@ def test_keys_are_stable_63_bit_numbers():
     assert all(0 <= keyed.derive(seed, "x") < 2**63 for seed in range(100))
 
 
+def test_host_streams_are_splitmix64(monkeypatch: pytest.MonkeyPatch):
+    """Known answers of the reference program (splitmix64.c) started at 1234567."""
+    monkeypatch.setattr(keyed, "_remembered", lambda *_: 1234567)
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert [keyed.host_uniform(0, at=i) for i in range(4)] == [word // 2**11 / 2**53 for word in expected]
+
+
 def test_host_uniform_is_uniform_and_moves_with_every_name():
-    drawn = [keyed.host_uniform(0, "gate", block, step) for block in range(4) for step in range(500)]
+    drawn = [keyed.host_uniform(0, "gate", block, at=step) for block in range(4) for step in range(500)]
     assert len(set(drawn)) == 2000
     assert abs(sum(drawn) / 2000 - 0.5) < 5 / math.sqrt(12 * 2000)
     assert all(0 <= u < 1 for u in drawn)
