@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pliant.core import keyed
 from pliant.core.errors import SettingError, nearest
+from pliant.core.objective import Outputs
 
 Batch = tuple[Tensor, Tensor]
 KEY = "testing"
@@ -205,6 +206,11 @@ def example(name: str) -> Example:
     if name not in EXAMPLES:
         raise SettingError(f"there is no example net {name!r}: {nearest(name, EXAMPLES)}")
     return EXAMPLES[name]
+
+
+def main(output: Tensor | Outputs) -> Tensor:
+    """What a net returns, without its auxiliary heads."""
+    return output.main if isinstance(output, Outputs) else output
 
 
 def hold_statistics(net: nn.Module) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import pkgutil
 import typing
 
 from pliant.core import registry
 from pliant.core.errors import SettingError
 from pliant.core.fields import hints
-from pliant.core.method import Method
 from pliant.core.stack import Stack
 
 from ..case import Case
@@ -30,6 +30,9 @@ def meta_is_consistent(case: Case) -> None:
     assert meta.example in EXAMPLES, f"meta.example={meta.example!r}; choose from {', '.join(EXAMPLES)}"
     assert set(meta.companions) <= set(registry.names()), f"meta.companions={meta.companions}: not all are registered"
     assert meta.by_site <= set(meta.refuses), f"meta.by_site={set(meta.by_site)} holds tags that are not in refuses"
+    if meta.layer is not None:
+        # "pliant.nn.BatchNorm1d / 2d / 3d" names a family by its first member.
+        pkgutil.resolve_name(meta.layer.partition(" ")[0])
     frozen = cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert frozen and all(field.kw_only for field in dataclasses.fields(cls)), (
         "decorate the class with @dataclass(frozen=True, kw_only=True)"
@@ -70,26 +73,26 @@ class _Foreign:
 def wrong_settings_are_errors(case: Case) -> None:
     """Unknown settings and values of a wrong type raise SettingError and name the field."""
     fields = [field.name for field in dataclasses.fields(case.cls)]
-    wrong: dict[str, object] = {"no_such_setting": 1} if not fields else {fields[0] + "x": 1}
-    _must_refuse(case.cls, wrong, next(iter(wrong)))
+    unknown = fields[0] + "x" if fields else "no_such_setting"
+    _must_refuse(case, unknown, 1)
     for name in fields:
         hint = hints(case.cls)[name]
         takes_text = str in (hint, *typing.get_args(hint))
         for value in (_Foreign(), {"a": 1}, (("nested",),), b"bytes", *(() if takes_text else ("no such choice",))):
-            _must_refuse(case.cls, {name: value}, name)
+            _must_refuse(case, name, value)
 
 
-def _must_refuse(cls: type[Method], settings: dict[str, object], name: str) -> None:
-    what = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+def _must_refuse(case: Case, name: str, value: object) -> None:
+    what = f"{case.cls.__name__}({name}={value!r})"
+    settings = {key: item for key, item in case.method.to_json().items() if key != "method"}
     try:
-        cls.build(settings)
+        case.cls.build({**settings, name: value})
     except SettingError as error:
         assert name in str(error), f"the error for {what} does not name the field: {error}"
     except Exception as error:
-        found = f"{type(error).__name__} ({error})"
-        raise AssertionError(f"{cls.__name__}({what}) raises {found}, not SettingError") from error
+        raise AssertionError(f"{what} raises {type(error).__name__} ({error}), not SettingError") from error
     else:
-        raise AssertionError(f"{cls.__name__}({what}) is taken without a word")
+        raise AssertionError(f"{what} is taken without a word")
 
 
 def a_method_is_no_layer(case: Case) -> None:

@@ -101,7 +101,8 @@ def forgotten_lines_are_errors(case: Case) -> None:
 
 def _must_raise(case: Case, line: str, *, criterion: bool) -> None:
     applied = case.apply()
-    loss = applied.criterion(case.example.loss) if criterion else case.example.loss
+    whole = applied.criterion(case.example.loss)
+    loss = whole if criterion else whole.base
     x, y = case.example.batch()
     try:
         for _ in range(PATIENCE + 1):
