@@ -57,9 +57,10 @@ class BNScaleInit(Method):
             elif bool((norm.weight == 0).all()):
                 edits.skipped.append(Skip(path, "its scale starts at 0 on purpose (zero-init residual branch)"))
             elif not self.force and not bool((norm.weight == 1).all()):
+                mean = norm.weight.detach().mean().item()
                 raise SettingError(
-                    f"the batch norm {path!r} has trained scales (mean {norm.weight.detach().mean().item():.3g}, not 1), "
-                    "which BNScaleInit would overwrite; apply it before training, or set force=True"
+                    f"the batch norm {path!r} has trained scales (mean {mean:.3g}, not 1), which BNScaleInit would "
+                    "overwrite; apply it before training, or set force=True"
                 )
             else:
                 edits.changes.append(

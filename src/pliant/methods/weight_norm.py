@@ -15,7 +15,7 @@ from pliant.core.edits import Edits, Skip
 from pliant.core.errors import SettingError
 from pliant.core.method import Meta, Method, Phase, Rule
 from pliant.core.reparam import Parametrise, bake, chains
-from pliant.core.selectors import select
+from pliant.core.selectors import matches, select
 from pliant.core.sites import LINEAR, normalised
 from pliant.nn.weight_norm import WeightScale
 
@@ -87,7 +87,11 @@ class WeightNorm(Method):
     def calibrate(self, model: nn.Module, ctx: Context, when: Literal["start", "end"]) -> None:
         if when != "start":
             return
-        parts = list(chains(model, WeightScale))
+        parts = [
+            part
+            for part in chains(model, WeightScale)
+            if self.where is None or any(matches(pattern, part[0]) for pattern in self.where)
+        ]
         if self.direction_std is not None:
             for path, module, tensor, _ in parts:
                 original = module.parametrizations[tensor].original  # type: ignore[index,union-attr]
