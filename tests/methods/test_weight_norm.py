@@ -233,6 +233,15 @@ def test_several_batches_are_one_big_batch():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
+def test_two_of_a_kind_set_values_of_their_own_layers_only():
+    model, x = reseed(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))), draw(30, 4)
+    rows = model[0].weight.detach().norm(dim=1, keepdim=True)
+    one, other = pliant.WeightNorm(where=["0"], data_init=False), pliant.WeightNorm(where=["2"], init_scale=0.5)
+    pliant.Stack(one, other).apply(model, sample=x)
+    torch.testing.assert_close(model[0].parametrizations.weight[0].scale.g.detach(), rows, rtol=1e-13, atol=0.0)
+    np.testing.assert_allclose(model(x).detach().numpy().std(0), 0.5, rtol=1e-10)
+
+
 def test_directions_are_redrawn_where_asked_by_key():
     values = []
     for seed, torch_seed in ((0, 1), (0, 2), (1, 1)):
