@@ -330,3 +330,13 @@ def test_growth_is_logged_and_made_again():
     assert [n for n, _ in other.named_children()] == [n for n, _ in model.named_children()]
     again.load_state(applied.state())
     assert again.state() == applied.state() == bind(other).state()
+
+
+def test_attaching_again_replaces_the_step_part() -> None:
+    model = net()
+    applied = Stack(Toy()).apply(model)
+    optimizer = applied.attach(torch.optim.SGD(applied.groups(lr=0.1)))
+    bind(model).attach(optimizer)
+    F.cross_entropy(model(X), Y).backward()
+    optimizer.step()
+    assert [entry[0] for entry in DONE] == ["before", "after"]

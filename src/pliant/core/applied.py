@@ -109,9 +109,18 @@ class Applied:
         self._context.optimizer = optimizer
         self._context.total_steps = total_steps
         if self._clock.stepped:
+            self._detach(optimizer)
             optimizer.register_step_pre_hook(self._before_step)
             optimizer.register_step_post_hook(self._after_step)
         return optimizer
+
+    def _detach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Attaching again, by `bind` perhaps, replaces the hooks: a step part must not run twice."""
+        for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
+            for key, hook in list(hooks.items()):
+                owner = getattr(hook, "__self__", None)
+                if isinstance(owner, Applied) and owner.model is self.model:
+                    del hooks[key]
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
