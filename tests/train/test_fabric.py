@@ -32,13 +32,13 @@ def load_script() -> ModuleType:
     return module
 
 
-def run_two(folder: Path, accumulate: int) -> list[dict[str, Any]]:
+def run_two(folder: Path, accumulate: int, case: str = "plain") -> list[dict[str, Any]]:
     """What torchrun does, without its minute of imports: two processes with ranks and a port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(SCRIPT), str(folder), str(accumulate)]
+    command = [sys.executable, str(SCRIPT), str(folder), str(accumulate), case]
     started = [
         subprocess.Popen(
             command,
@@ -72,13 +72,33 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], tensor) for name, tensor in stored.model.state_dict().items())
 
 
+def test_skipped_branches_beside_terms_train_alike_on_both_processes(tmp_path: Path) -> None:
+    """The terms reach parameters that the forward leaves alone, while unused ones have to be looked for."""
+    first, second = run_two(tmp_path, accumulate=1, case="skips")
+    assert first["status"] == second["status"] == "ok"
+    assert first["curve"] == second["curve"]
+    weights = [torch.load(tmp_path / f"weights{rank}.pt") for rank in (0, 1)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # The statistics moved, so the terms' gradients arrived.
+    means = [tensor for name, tensor in weights[0].items() if name.endswith("norm.mean")]
+    assert means and all(bool(mean.abs().max() > 0) for mean in means)
+
+
 def test_the_plain_engine_adds_no_wrapper(make_task: Callable[..., Task]) -> None:
     engine = engine_for(make_task())
     assert isinstance(engine, Single)
     model = nn.Linear(3, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    forward, backward, step = engine.wrap(model, optimizer)
-    assert forward is model and backward is torch.Tensor.backward and step == optimizer.step
+    seen = []
+
+    def criterion(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(output)
+        return output.sum()
+
+    loss, backward, step = engine.wrap(model, criterion, optimizer)
+    x = torch.ones(2, 3)
+    assert torch.equal(loss(x, torch.zeros(2)), model(x).sum()) and engine.infer(model) is model
+    assert len(seen) == 1 and backward is torch.Tensor.backward and step == optimizer.step
 
 
 def test_a_batch_too_small_to_share_is_refused(make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,9 +85,9 @@ def test_growth_ends_a_stretch_and_wraps_the_model_anew() -> None:
     wrapped: list[int] = []
 
     class Counting(Single):
-        def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        def wrap(self, model: nn.Module, criterion: Any, optimizer: torch.optim.Optimizer) -> Any:
             wrapped.append(1)
-            return super().wrap(model, optimizer)
+            return super().wrap(model, criterion, optimizer)
 
     seen: list[Batch] = []
 
@@ -186,6 +186,7 @@ def test_bf16_computes_in_bf16_and_takes_the_loss_in_float32() -> None:
     seen: list[torch.dtype] = []
     model = make_net().float()
     model[2].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))  # type: ignore[index]
-    forward = Single("bf16").wrap(model, torch.optim.SGD(model.parameters(), lr=0.1))[0]
-    assert forward(torch.ones(2, 4)).dtype == torch.float32
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = Single("bf16").wrap(model, lambda output, y: output.sum(), optimizer)[0]
+    assert loss(torch.ones(2, 4), torch.zeros(2)).dtype == torch.float32
     assert seen == [torch.bfloat16]

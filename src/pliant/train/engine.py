@@ -14,20 +14,21 @@ from pliant.core.objective import Outputs
 
 from .task import Task
 
+Criterion = Callable[[Any, Tensor], Tensor]
+Step = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Any], Callable[[], Any]]
+
 
 class Engine(Protocol):
     """rank, world: this process and their number; device: where the model lives.
 
-    `wrap` gives the three calls of a step: forward(x), backward(loss) and step().
+    `wrap` gives the three calls of a step: loss(x, y), backward(loss) and step().
     """
 
     rank: int
     world: int
     device: torch.device
 
-    def wrap(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], Callable[[], Any]]: ...
+    def wrap(self, model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer) -> Step: ...
 
     def unsynchronised(self) -> contextlib.AbstractContextManager[Any]:
         """Inside, a backward leaves gradients unreduced (all micro-batches but the last)."""
@@ -62,10 +63,13 @@ class Single:
     def __init__(self, precision: str = "32") -> None:
         self.precision = precision
 
-    def wrap(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], Callable[[], Any]]:
-        return self.infer(model), Tensor.backward, optimizer.step
+    def wrap(self, model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer) -> Step:
+        forward = self.infer(model)
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return criterion(forward(x), y)
+
+        return loss, Tensor.backward, optimizer.step
 
     def infer(self, model: nn.Module) -> Callable[[Tensor], Any]:
         if self.precision == "32":

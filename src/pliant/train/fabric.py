@@ -16,10 +16,26 @@ from torch import Tensor, nn
 
 from pliant.core.errors import InputError
 
-from .engine import processes, widen
+from .engine import Criterion, Step, processes, widen
 from .task import Task
 
 _PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+class _Loss(nn.Module):
+    """loss(x, y), terms and all, as the module that data parallelism wraps.
+
+    Wrapped around the model alone it would see a stack's terms reach parameters that the forward did not use, and fail
+    where it has to look for unused ones (stochastic depth beside batchless norm).
+    """
+
+    def __init__(self, forward: Callable[[Tensor], Any], model: nn.Module, criterion: Criterion) -> None:
+        super().__init__()
+        self.model = model  # whose parameters are to be synchronised
+        self._forward, self._criterion = forward, criterion
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._criterion(self._forward(x), y)
 
 
 class Distributed:
@@ -56,12 +72,11 @@ class Distributed:
         self.device: torch.device = self.fabric.device
         self._parallel: nn.Module | None = None
 
-    def wrap(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], Callable[[], Any]]:
+    def wrap(self, model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer) -> Step:
         strategy = self.fabric.strategy
-        self._parallel = strategy.setup_module(model)
-        return self.infer(self._parallel), self.fabric.backward, lambda: strategy.optimizer_step(optimizer)
+        parallel: nn.Module = strategy.setup_module(_Loss(self.infer(model), model, criterion))
+        self._parallel = parallel
+        return parallel, self.fabric.backward, lambda: strategy.optimizer_step(optimizer)
 
     def infer(self, model: nn.Module) -> Callable[[Tensor], Any]:
         def forward(x: Tensor) -> Any:

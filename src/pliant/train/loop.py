@@ -87,12 +87,12 @@ class Loop:
     ) -> None:
         self.model, self.criterion, self.optimizer, self.feed, self.engine = model, criterion, optimizer, feed, engine
         self.rates, self.advance, self.accumulate = rates, advance, accumulate
-        self.forward, self.backward, self.step = engine.wrap(model, optimizer)
+        self.loss, self.backward, self.step = engine.wrap(model, criterion, optimizer)
         self.interrupt = Interrupt()
 
     def run(self, start: int, stop: int) -> list[float]:
         """Does the steps start, ..., stop - 1 and returns their losses; fewer when interrupted or the model grew."""
-        forward, criterion, backward, step = self.forward, self.criterion, self.backward, self.step
+        loss_of, backward, step = self.loss, self.backward, self.step
         groups, feed = self.optimizer.param_groups, self.feed
         whole = self.accumulate == 1 and self.engine.world == 1 and self.engine.device.type == "cpu"
         losses: list[Tensor] = []
@@ -107,7 +107,7 @@ class Loop:
                     parameter.grad = None
             x, y = next(feed)
             if whole:
-                loss = criterion(forward(x), y)
+                loss = loss_of(x, y)
                 backward(loss)
                 losses.append(loss.detach())
             else:
@@ -115,7 +115,7 @@ class Loop:
             step()
             if self.advance is not None and self.advance((x.to(self.engine.device), y.to(self.engine.device))):
                 # What wraps the model for data parallelism knows its old parameters.
-                self.forward, self.backward, self.step = self.engine.wrap(self.model, self.optimizer)
+                self.loss, self.backward, self.step = self.engine.wrap(self.model, self.criterion, self.optimizer)
                 break
             if self.interrupt.asked:
                 break
@@ -135,7 +135,7 @@ class Loop:
             inputs, target = xs[part].to(engine.device), ys[part].to(engine.device)
             last = part == mine[-1]
             with contextlib.nullcontext() if last else engine.unsynchronised():
-                loss = self.criterion(self.forward(inputs), target) * (len(target) / total)
+                loss = self.loss(inputs, target) * (len(target) / total)
                 # Data parallelism averages the gradients over processes; shares are to be summed.
                 self.backward(loss * engine.world if engine.world > 1 else loss)
             done = done + loss.detach()
