@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .context import Context
 from .edits import Edit, Skip
 from .errors import ContractError, TraceError
 from .residual import Name, Program, cut, scaled
 from .selectors import Residual, select
-from .trace import is_layer, isolated, record_calls
+from .trace import Call, is_layer, isolated, record_calls
 
 Chances = tuple[float, ...]
 Factors = tuple[tuple[float, float], ...]
@@ -219,6 +220,7 @@ def find_gates(model: nn.Module, ctx: Context, where: Sequence[str | Residual] |
                 raise TraceError(
                     f"{path!r} has no child {choice.branch!r} that is called; its children: {_children(modules[path])}"
                 )
+            _try_closed(modules[path], modules[branch], calls[path][0], path, choice.branch)
             found.append(
                 Gate(path=branch, detail=f"residual branch of {path!r}, named by you", train=None, evaluation=None)
             )
@@ -230,7 +232,7 @@ def find_gates(model: nn.Module, ctx: Context, where: Sequence[str | Residual] |
             continue
         programs = _programs(modules[path], calls[path][0])
         if isinstance(programs, str):
-            if path in calls and ("+" in programs or where is not None or "adds no" not in programs):
+            if where is not None or "adds no" not in programs:
                 skipped.append(Skip(path, programs))
             continue
         train, evaluation = programs
@@ -239,13 +241,35 @@ def find_gates(model: nn.Module, ctx: Context, where: Sequence[str | Residual] |
     return found, skipped
 
 
+def _try_closed(block: nn.Module, branch: nn.Module, call: Call, path: str, name: str) -> None:
+    """TraceError unless the block still works, with outputs of the same shape, when its named branch gives a zero."""
+    args, kwargs = call
+    given, shut = branch.forward, NamedBranch(branch, (0.0,), ((1.0, 1.0),))
+    shut.open[0] = False
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        expected = [tensor.shape for tensor in tree_leaves(block(*args, **kwargs)) if isinstance(tensor, Tensor)]
+        branch.forward = shut
+        try:
+            found = [tensor.shape for tensor in tree_leaves(block(*args, **kwargs)) if isinstance(tensor, Tensor)]
+            problem = None if found == expected else f"returns {[*map(tuple, found)]}, not {[*map(tuple, expected)]}"
+        except Exception as error:
+            problem = f"fails ({type(error).__name__}: {error})"
+        finally:
+            branch.forward = given
+    if problem:
+        raise TraceError(
+            f"{path!r} {problem} when its branch {name!r} is left out; a named branch may only be added to the rest, "
+            f"as in x + self.{name}(x) (not +=, which needs the branch's own memory)"
+        )
+
+
 def _may_hold_branch(module: nn.Module) -> bool:
     plain = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict | nn.MultiheadAttention)
     container = not is_layer(module) or isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
     return not plain and container and next(module.children(), None) is not None
 
 
-def _programs(block: nn.Module, call: Any) -> tuple[Program, Program] | str:
+def _programs(block: nn.Module, call: Call) -> tuple[Program, Program] | str:
     try:
         train = cut(block.train(), call)
         evaluation = cut(block.eval(), call)

@@ -77,7 +77,7 @@ def cut(block: nn.Module, call: Call) -> Program | str:
     for node in nodes:
         if not _is_addition(node, recording):
             continue
-        found = _branch(node, recording, position)
+        found = _branch(node, block, recording, position)
         if isinstance(found, str):
             reasons.append(found)
         else:
@@ -111,7 +111,7 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
     return seen
 
 
-def _branch(add: fx.Node, recording: Recording, position: dict[fx.Node, int]) -> _Branch | str:
+def _branch(add: fx.Node, block: nn.Module, recording: Recording, position: dict[fx.Node, int]) -> _Branch | str:
     left, right = add.args[0], add.args[1]
     assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
     above = {left: _ancestors(left), right: _ancestors(right)}
@@ -120,10 +120,10 @@ def _branch(add: fx.Node, recording: Recording, position: dict[fx.Node, int]) ->
         return f"the operands of {add.name!r} have no common origin"
     origin = max(common, key=lambda node: position[node])
     # The branch is the operand with more layers between it and the common origin; a shortcut may hold a projection.
-    weights = {side: _layers(above[side] - _ancestors(origin)) for side in (left, right)}
+    weights = {side: _layers(above[side] - _ancestors(origin), block) for side in (left, right)}
     value, skip = (left, right) if weights[left] >= weights[right] else (right, left)
     if weights[value] == weights[skip]:
-        return f"both operands of {add.name!r} hold {weights[value]} layers, so neither is the shortcut"
+        return f"both operands of {add.name!r} hold {weights[value]} layers with parameters, so neither is the shortcut"
     own = frozenset(node for node in above[value] - above[skip] if node is not origin and node.op != "placeholder")
     for node in own:
         outside = [user.name for user in node.users if user not in own and user is not add]
@@ -170,8 +170,11 @@ def _share(first: Any, second: Any) -> bool:
     return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
-def _layers(nodes: set[fx.Node]) -> int:
-    return sum(1 for node in nodes if node.op in ("call_module", "get_attr"))
+def _layers(nodes: set[fx.Node], block: nn.Module) -> int:
+    """How many of these nodes call a module that has parameters, or read a parameter."""
+    names = {name for name, _ in block.named_parameters(remove_duplicate=False)}
+    calls = sum(node.op == "call_module" and any(n.startswith(f"{node.target}.") for n in names) for node in nodes)
+    return calls + sum(node.op == "get_attr" and str(node.target) in names for node in nodes)
 
 
 def _program(block: nn.Module, recording: Recording, branches: Sequence[_Branch]) -> Program:
