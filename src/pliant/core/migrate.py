@@ -116,13 +116,14 @@ def check(optimizer: torch.optim.Optimizer, model: nn.Module, merged: Mapping[nn
     names = {p: name for name, p in model.named_parameters()}
     held = {p: group for group in optimizer.param_groups for p in group["params"]}
     missing = [names[p] for p in merged if p not in held]
-    stale = sum(1 for p in held if p not in names)
-    if missing or stale:
-        parts = [f"lacks {', '.join(missing[:4])}{' and more' if len(missing) > 4 else ''}"] if missing else []
-        parts += [f"holds {stale} tensors that are no longer in the model"] if stale else []
+    if missing:
+        # Alone, foreign tensors are no fault: they may be the loss's own, or another model's.
+        stale = sum(1 for p in held if p not in names)
+        foreign = f" and holds {stale} tensors that are not in the model" if stale else ""
         raise ContractError(
-            f"the optimizer {' and '.join(parts)}: build it from applied.groups(lr=...), after stack.apply(), "
-            "or give stack.apply(..., optimizer=optimizer) the running one"
+            f"the optimizer lacks {', '.join(missing[:4])}{' and more' if len(missing) > 4 else ''}{foreign}: build it "
+            "from applied.groups(lr=...), after stack.apply(), or give stack.apply(..., optimizer=optimizer) the "
+            "running one"
         )
     for parameter, rule in merged.items():
         if not _suits(held[parameter], rule):
