@@ -156,6 +156,29 @@ def test_a_wrong_name_is_told_what_there_is(choice: Residual, message: str):
         find_gates(net(Opaque()), context(), (choice,))
 
 
+class InPlaceSum(Opaque):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.body(x)
+        out += x
+        return out
+
+
+class Flattens(Opaque):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [(InPlaceSum, r"'0' fails \(RuntimeError"), (Flattens, r"'0' returns \[\(1,\)\], not \[\(12,\)\]")],
+)
+def test_a_named_branch_that_cannot_be_left_out_is_refused_at_once(kind: type[nn.Module], problem: str):
+    model = nn.Sequential(kind())
+    with pytest.raises(TraceError, match=f"{problem}.*when its branch 'body' is left out; .*as in x "):
+        find_gates(model, context(), (Residual("0", branch="body"),))
+    assert "forward" not in vars(model[0].body)
+
+
 def test_without_a_sample_the_remedy_is_named():
     with pytest.raises(TraceError, match="pass sample=x"):
         find_gates(net(Block()), Context(), None)

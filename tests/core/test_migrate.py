@@ -179,8 +179,13 @@ def test_missing_and_stale_tensors_are_named_with_the_remedy():
     model.add_module("2", nn.Linear(2, 2))
     with pytest.raises(ContractError) as told:
         check(optimizer, model, rules(model, ()))
-    assert "lacks 2.weight, 2.bias and holds 1 tensors that are no longer in the model" in str(told.value)
+    assert "lacks 2.weight, 2.bias and holds 1 tensors that are not in the model" in str(told.value)
     assert "build it from applied.groups(lr=...), after stack.apply()" in str(told.value)
+
+
+def test_tensors_of_others_are_no_fault():
+    model, temperature = net(), nn.Parameter(torch.ones(()))
+    check(torch.optim.SGD([*model.parameters(), temperature], lr=0.1), model, rules(model, ()))
 
 
 def test_lbfgs_is_refused():

@@ -152,6 +152,18 @@ class Point(NamedTuple):
     rest: list[Any]
 
 
+class ShortBranch(nn.Module):
+    """One layer in the branch, and a shortcut with more modules, none of which has parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(4, 8, 3, 2, 1), nn.AvgPool2d(2, ceil_mode=True)
+        self.pad, self.still = nn.ZeroPad3d((0, 0, 0, 0, 0, 4)), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.still(self.pad(self.pool(x))) + self.conv(x)
+
+
 class TwoResults(nn.Module):
     """Returns a structure; a later part reads both the sum and the input."""
 
@@ -197,6 +209,7 @@ STYLES = {
     "functional_add_method": Style(Functional, image, (lambda m, x: x,)),
     "by_shape_projecting": Style(lambda: ByShape(6), image, (lambda m, x: m.project(x),)),
     "by_shape_plain": Style(lambda: ByShape(4), image, (lambda m, x: x,)),
+    "short_branch": Style(ShortBranch, image, (lambda m, x: m.pad(m.pool(x)),)),
     "wrapper": Style(lambda: Residual(nn.Linear(4, 4)), tokens, (lambda m, x: x,)),
     "wrapper_nested": Style(lambda: Residual(Residual(nn.Linear(4, 4))), tokens, (lambda m, x: x,)),
     "prenorm_transformer": Style(
@@ -422,6 +435,13 @@ class Apart(Block):
         return torch.ones_like(self.a.bias).expand(3, 4) + self.b(x)
 
 
+class Bare(Block):
+    """What holds no parameters is no branch: skipping an activation or a dropout is another thing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop(torch.tanh(x))
+
+
 class NoSum(Block):
     def forward(self, x: Tensor) -> Tensor:
         return self.b(self.a(x)) * x
@@ -444,7 +464,8 @@ class Broadcast(Block):
         (InplaceMinusEquals, "'isub' changes 'x' in place after the branch has read it"),
         (UsedOutside, "the branch's value 'a' is also used by 'mul'"),
         (SharedWithShortcutLater, "the branch's value 'a' is also used by 'output'"),
-        (Twins, "both operands of 'add' hold 1 layers, so neither is the shortcut"),
+        (Twins, "both operands of 'add' hold 1 layers with parameters, so neither is the shortcut"),
+        (Bare, "both operands of 'add' hold 0 layers with parameters"),
         (Apart, "the operands of 'add' have no common origin"),
         (NoSum, "adds no two equally shaped tensors"),
         (Broadcast, "adds no two equally shaped tensors"),
