@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -84,7 +83,7 @@ FOUR: list[Callable[[], Method]] = [
 
 def test_the_users_order_never_matters():
     results = []
-    for order in itertools.permutations(FOUR):
+    for order in [*(FOUR[i:] + FOUR[:i] for i in range(4)), FOUR[::-1]]:
         model = net()
         stack = Stack(*(make() for make in order))
         applied = stack.apply(model, sample=X, seed=3)
