@@ -9,8 +9,11 @@ import functools
 import json
 import os
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from pliant.core.errors import PliantError
 
 from .contract import Row, TaskLike, rebuild
 
@@ -38,7 +41,7 @@ def time_arms(
     """Per arm {"step_ms", "step_ms_ratio", "peak_mb"}: medians over rounds; ratios to the base within a round.
 
     A round measures every arm once, in an order that alternates, so that a slow spell of the machine meets all arms.
-    One new process pays for the imports; every measurement is a fork of it where the system can fork, so that neither
+    One new process pays for the imports; every measurement is a fork of it on Linux, so that neither
     memory nor state passes from arm to arm.
     """
     # loky's processes start without re-importing the user's main module, so scripts need no guard.
@@ -89,7 +92,8 @@ def _measure(
 
 def _apart(measure: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
     """`measure()` in a fork of this process; in the process itself where there is no fork."""
-    if not hasattr(os, "fork"):
+    # On macOS a fork of a process that has used Accelerate may hang.
+    if not sys.platform.startswith("linux"):
         return dict(measure())
     reader, writer = os.pipe()
     child = os.fork()
@@ -111,5 +115,5 @@ def _apart(measure: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
     os.waitpid(child, 0)
     answer = json.loads(text) if text else {"error": "the process ended without a word (out of memory?)"}
     if "error" in answer:
-        raise RuntimeError(f"timing a step failed: {answer['error']}")
+        raise PliantError(f"timing a step failed: {answer['error']}; the study's rows and verdicts stand without it")
     return answer
