@@ -8,7 +8,7 @@ Parameter that the layer had, so optimizers and references stay right.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -102,8 +102,10 @@ def chains(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Mo
 
 
 @torch.no_grad()
-def bake(module: nn.Module) -> None:
+def bake(module: nn.Module, shared: Collection[nn.Parameter] = ()) -> None:
     """Replaces every chain of a module by the value it computes; the tensors are plain Parameters again.
+
+    shared: parameters that the model holds elsewhere too; they keep their values, and the module gets its own.
 
     torch's remove_parametrizations deletes the property from the class, which copies of the module share (torch 2.13),
     so baking a copy would break the original: the class is left alone here and the module goes back to its own.
@@ -116,8 +118,12 @@ def bake(module: nn.Module) -> None:
     rest = dict(module._parameters)
     module._parameters.clear()
     for name in names:
-        originals[name].set_(baked[name])
-        module._parameters[name] = originals[name]
+        original = originals[name]
+        if original in shared:
+            module._parameters[name] = nn.Parameter(baked[name], requires_grad=original.requires_grad)
+        else:
+            original.set_(baked[name])
+            module._parameters[name] = original
     module._parameters.update(rest)
     if isinstance(module, nn.RNNBase):
         for key, hook in list(module._forward_hooks.items()):

@@ -140,7 +140,8 @@ def _scale(layer: nn.Module, factor: float) -> None:
         fold_affine(layer, scale, torch.zeros_like(scale))
         return
     layer.weight.mul_(factor)  # type: ignore[operator,union-attr]
-    layer.bias.mul_(factor)  # type: ignore[operator,union-attr]
+    if layer.bias is not None:
+        layer.bias.mul_(factor)  # type: ignore[operator]
 
 
 def _outputs(layer: nn.Module) -> int:

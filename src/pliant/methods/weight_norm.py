@@ -17,6 +17,7 @@ from pliant.core.method import Meta, Method, Phase, Rule
 from pliant.core.reparam import Parametrise, bake, chains
 from pliant.core.selectors import matches, select
 from pliant.core.sites import LINEAR, normalised
+from pliant.nn.fold import tied
 from pliant.nn.weight_norm import WeightScale
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -146,8 +147,9 @@ class WeightNorm(Method):
         }
 
     def bake(self, model: nn.Module, ctx: Context) -> None:
+        shared = tied(model)
         for module in dict.fromkeys(module for _, module, _, _ in list(chains(model, WeightScale))):
-            bake(module)
+            bake(module, shared)
 
 
 def _weights(module: nn.Module) -> list[str]:
