@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+
 import pytest
 import torch
 from torch import nn
 
-from pliant.core.context import Context, Sample, arguments, joined, run
+from pliant.core.context import Context, Sample, arguments, joined, modes_kept, run
 from pliant.core.errors import TraceError
 
 A, B = torch.zeros(2, 3), torch.ones(4, 3)
@@ -22,6 +24,8 @@ A, B = torch.zeros(2, 3), torch.ones(4, 3)
         (Sample(A), ((A,), {})),
         (Sample((A, B)), ((A, B), {})),
         (Sample({"x": A, "y": B}), ((), {"x": A, "y": B})),
+        (UserDict({"x": A}), ((), {"x": A})),
+        (Sample(UserDict({"x": A})), ((), {"x": A})),
     ],
 )
 def test_batches_of_every_form_become_a_call(batch: object, expected: tuple):
@@ -68,3 +72,18 @@ def test_gradients_are_unscaled_when_the_optimizer_steps_on_scaled_ones():
 
 def test_the_rank_is_0_without_processes():
     assert Context().rank == 0
+
+
+def test_run_brings_a_batch_to_the_model():
+    far = nn.Linear(2, 3, device="meta")
+    for batch in (torch.ones(4, 2), (torch.ones(4, 2), torch.ones(4)), {"input": torch.ones(4, 2)}):
+        assert run(far, batch).device.type == "meta"
+
+
+def test_modes_are_given_back_one_by_one():
+    net = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
+    net[1].eval()
+    with pytest.raises(KeyError), modes_kept(net):
+        net.eval()
+        raise KeyError
+    assert net.training and net[0].training and not net[1].training

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from .errors import TraceError
 
@@ -82,10 +85,10 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     if isinstance(batch, Sample):
         value = batch.value
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return (), dict(value)
         return (tuple(value), {}) if isinstance(value, tuple | list) else ((value,), {})
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return (), dict(batch)
     if isinstance(batch, tuple | list):
         return (batch[0],), {}
@@ -93,9 +96,23 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def run(model: nn.Module, batch: Any) -> Any:
-    """The model's output on a batch of any of the usual forms."""
+    """The model's output on a batch of any of the usual forms, brought to the model's device as a loop would."""
     args, kwargs = arguments(batch)
+    anchor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    if anchor is not None:
+        args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to(anchor.device), (args, kwargs))
     return model(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Gives every module its own train or eval mode back at the end: `model.train()` would give all of them one."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def joined(batches: Iterable[Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
 
 from .context import arguments
 
@@ -21,6 +22,10 @@ class Outputs:
 
     main: Tensor
     aux: tuple[Tensor, ...] = ()
+
+
+# torch.export and everything else that walks through outputs finds the tensors in it.
+register_dataclass(Outputs, serialized_type_name="pliant.Outputs")
 
 
 class Criterion:

@@ -65,7 +65,10 @@ def record(
     try:
         bound = signature.bind(*args, **(kwargs or {}))
     except TypeError as error:
-        raise TraceError(f"{type(module).__name__}.forward cannot be called with this sample: {error}") from error
+        raise TraceError(
+            f"{type(module).__name__}.forward cannot be called with this sample: {error}. Pass sample= as you call the "
+            "model: a tensor, a tuple of all arguments, or a dict of keyword arguments"
+        ) from error
     bound.apply_defaults()
     tracer = _Tracer(bound.arguments, leaf)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

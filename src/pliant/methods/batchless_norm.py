@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pliant.core.context import Context, joined, run
+from pliant.core.context import Context, joined, modes_kept, run
 from pliant.core.edits import Edits
 from pliant.core.errors import ContractError, SettingError
 from pliant.core.method import Meta, Method, Phase, Rule
@@ -156,11 +156,9 @@ def _initialise(model: nn.Module, batch: object) -> None:
             layer.set_statistics(moments(args[0], layer.channel_dim))  # type: ignore[operator,arg-type]
 
     handles = [layer.register_forward_pre_hook(fix) for layer in layers(model)]
-    modes = {module: module.training for module in model.modules()}
     try:
-        run(model.eval(), batch)
+        with modes_kept(model):
+            run(model.eval(), batch)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for handle in handles:
             handle.remove()

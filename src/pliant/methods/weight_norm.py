@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pliant.core import keyed
-from pliant.core.context import Context, joined, run
+from pliant.core.context import Context, joined, modes_kept, run
 from pliant.core.edits import Edits, Skip
 from pliant.core.errors import SettingError
 from pliant.core.method import Meta, Method, Phase, Rule
@@ -125,14 +125,11 @@ class WeightNorm(Method):
         layers = [m for m in model.modules() if id(m) in parts and isinstance(m, LINEAR)]
         # Before the hooks of sites: a normalisation on this layer must see the fixed output.
         handles = [layer.register_forward_hook(fix, prepend=True) for layer in layers]
-        modes = {module: module.training for module in model.modules()}
         before = [(buffer, buffer.clone()) for buffer in model.buffers()]
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), modes_kept(model):
                 run(model.train(), batch)
         finally:
-            for module, mode in modes.items():
-                module.training = mode
             # This pass is not training: running statistics stay as they were.
             for buffer, value in before:
                 buffer.copy_(value)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pliant.core.context import modes_kept, run
 from pliant.core.errors import InputError
 
 
@@ -42,21 +42,20 @@ def recalibrate(
     }
     if not norms:
         return []
-    run = forward or _run
-    modes = {module: module.training for module in model.modules()}
     momenta = {name: norm.momentum for name, norm in norms.items()}
     before = {name: _read(norm) for name, norm in norms.items()}
     try:
-        # Assigned, not model.eval(): a module's own train() may do more, such as merging weights.
-        for module in modes:
-            module.training = False
-        for norm in norms.values():
-            norm.training, norm.momentum = True, None
-            norm.reset_running_stats()
-        seen = False
-        for batch in batches:
-            seen = True
-            run(model, batch)
+        with modes_kept(model):
+            # Assigned, not model.eval(): a module's own train() may do more, such as merging weights.
+            for module in model.modules():
+                module.training = False
+            for norm in norms.values():
+                norm.training, norm.momentum = True, None
+                norm.reset_running_stats()
+            seen = False
+            for batch in batches:
+                seen = True
+                (forward or _run)(model, batch)
         if not seen:
             raise InputError("recalibrate got no batches: the iterable was empty or already used up; give a fresh one")
         for name, norm in norms.items():
@@ -66,8 +65,6 @@ def recalibrate(
             _write(norm, before[name])
         raise
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for name, norm in norms.items():
             norm.momentum = momenta[name]
     reached = []
@@ -80,20 +77,13 @@ def recalibrate(
 
 
 def _run(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**{key: _to_device_of(model, value) for key, value in batch.items()})
     first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(first, Tensor):
+    if not isinstance(batch, Mapping) and not isinstance(first, Tensor):
         raise InputError(
             f"recalibrate cannot run a batch of type {type(batch).__name__} (tensor, (tensor, ...) or dict expected): "
             "give forward=, a function (model, batch) that runs one"
         )
-    return model(_to_device_of(model, first))
-
-
-def _to_device_of(model: nn.Module, value: Any) -> Any:
-    anchor = next(chain(model.parameters(), model.buffers()))
-    return value.to(anchor.device) if isinstance(value, Tensor) else value
+    return run(model, batch)
 
 
 def _read(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pliant.core.context import modes_kept
 from pliant.core.errors import InputError
 from pliant.core.objective import Outputs
 
@@ -26,13 +27,9 @@ class Scores:
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every module is back in the mode that it itself had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @torch.no_grad()
