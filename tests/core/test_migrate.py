@@ -43,7 +43,7 @@ def build(
 
 def test_rates_multiply_and_decays_must_all_agree():
     model = net()
-    merged = rules(model, (Toy(lr_scale=0.5), Toy(lr_scale=0.1, decay=False), Toy(of="1.bias")))
+    merged = rules(model, (Toy(lr_scale=0.5), Toy(decay=False), Toy(lr_scale=0.1), Toy(of="1.bias")))
     assert merged[model[0].weight] == Rule(lr_scale=0.05, decay=False)
     assert merged[model[1].bias] == merged[model[0].bias] == Rule()
 

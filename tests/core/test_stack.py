@@ -102,6 +102,13 @@ def test_the_users_order_never_matters():
         assert all(torch.equal(state[k], v) for k, v in first[2].items())
 
 
+def test_methods_of_one_phase_have_an_order_too():
+    places = [pliant.BatchNorm(where=["stem"]), pliant.BatchlessNorm(where=["out"])]
+    for methods in (places, [pliant.WeightNorm(where=["stem"]), pliant.WeightNorm(where=["out"])]):
+        assert Stack(*methods).methods == Stack(*reversed(methods)).methods
+        assert Stack(*methods).identity == Stack(*reversed(methods)).identity
+
+
 def test_stacks_round_trip_through_json():
     stack = Stack(pliant.BatchNorm(eps=1e-3), pliant.StochasticDepth(where=[pliant.Residual("block", branch="fc1")]))
     again = Stack.from_json(stack.to_json())

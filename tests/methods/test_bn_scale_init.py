@@ -51,6 +51,7 @@ def apply(model: nn.Module, **settings: Any) -> pliant.Applied:
 def test_every_scale_starts_at_gamma0_and_every_shift_at_0():
     torch.manual_seed(0)
     model = build("resnet20", input_shape=(3, 8, 8), classes=4)
+    nn.init.constant_(model.bn1.bias, 0.5)
     others = {k: v.clone() for k, v in model.state_dict().items() if "bn" not in k}
     report = apply(model, gamma0=0.2).report
     norms = {path: m for path, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
