@@ -320,10 +320,11 @@ def test_growth_is_logged_and_made_again():
         model(X)
         applied.advance(batch)
     assert applied.state() == {
+        "seed": 0,
         "log": [
             {"method": "test_applied", "step": 1, "entry": {"number": 1}},
             {"method": "test_applied", "step": 3, "entry": {"number": 3}},
-        ]
+        ],
     }
     again = Stack(Grows()).apply(other)
     again.load_state(applied.state())

@@ -81,6 +81,13 @@ def test_a_stack_is_stored_and_applied_again(tmp_path: Path) -> None:
         assert torch.equal(tensor, other.state_dict()[name]), name
 
 
+def test_a_model_with_the_same_stack_takes_over_the_seed_of_its_noise(tmp_path: Path) -> None:
+    first, second = (Stack(get("batch_norm")()).apply(make_net(), sample=X, seed=seed) for seed in (7, 0))
+    save(tmp_path / "a.safetensors", first.model)
+    load(tmp_path / "a.safetensors", second.model)
+    assert second.seed == bind(second.model).seed == 7
+
+
 def test_another_stack_is_refused_by_its_differences(tmp_path: Path) -> None:
     model = make_net()
     Stack(get("batch_norm")(eps=1e-3)).apply(model, sample=X)

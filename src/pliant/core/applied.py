@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import typing
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,10 +58,10 @@ class Applied:
     """Handles of one edited model. model: the user's own instance; report: what was changed; stack; seed."""
 
     def __init__(self, model: nn.Module, *, sample: Any = None) -> None:
-        binding: Binding = model._pliant  # type: ignore[assignment]
+        self._binding = binding = typing.cast(Binding, model._pliant)
         self.model = model
         self.sample = sample
-        self.stack, self.report, self.seed = binding.stack, binding.report, binding.seed
+        self.stack, self.report = binding.stack, binding.report
         self.has_terms = any(overrides(method, "terms") for method in self.stack.methods)
         self.may_skip_parameters = any(method.meta.may_skip_parameters for method in self.stack.methods)
         self._context = Context(sample=sample, seed=self.seed)
@@ -71,6 +72,11 @@ class Applied:
             for part in ("before_step", "after_step")
         }
         self._advancing = [method for method in self.stack.methods if overrides(method, "advance")]
+
+    @property
+    def seed(self) -> int:
+        """Of the methods' noise."""
+        return self._binding.seed
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -109,6 +115,7 @@ class Applied:
         self._context.total_steps = total_steps
         if self._clock.stepped:
             self._detach(optimizer)
+            self._clock.attached = id(self.model)
             optimizer.register_step_pre_hook(self._before_step)
             optimizer.register_step_post_hook(self._after_step)
         return optimizer
@@ -138,25 +145,31 @@ class Applied:
 
     def _run_step(self, part: str) -> None:
         if self._parts[part]:
-            self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
+            ctx = self._now()
             with torch.no_grad():
                 for run_part in self._parts[part]:
-                    run_part(self.model, self._context)
+                    run_part(self.model, ctx)
+
+    def _now(self) -> Context:
+        self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
+        self._context.seed = self.seed
+        return self._context
 
     def advance(self, batch: Any) -> None:
         """Lets methods that change the structure while training do so; call it between steps with a training batch."""
         for method in self._advancing:
-            self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
-            entry = method.advance(self.model, self._context, batch)
+            ctx = self._now()
+            entry = method.advance(self.model, ctx, batch)
             if entry is not None:
-                self._log.append({"method": method.name, "step": self._context.step, "entry": entry})
+                self._log.append({"method": method.name, "step": ctx.step, "entry": entry})
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the states of model and optimizer: the changes of `advance`, as JSON."""
-        return {"log": list(self._log)}
+        """What a checkpoint needs beside the states of model and optimizer: seed and changes of `advance`, as JSON."""
+        return {"seed": self.seed, "log": list(self._log)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Makes the logged changes again on a fresh model, before its values are loaded."""
+        """Takes over the seed and makes the logged changes again on a fresh model, before its values are loaded."""
+        self._binding.seed = self._clock.seed = state.get("seed", self.seed)
         by_name = {method.name: method for method in self.stack.methods}
         for change in state["log"][len(self._log) :]:
             by_name[change["method"]].replay(self.model, self._context, change["entry"])

@@ -20,6 +20,8 @@ from .recompute import recomputing
 STEP = "pliant_step"
 PATIENCE = 100
 """Training forwards without a use of what the stack declared, after which it is an error."""
+ACCUMULATION = 10_000
+"""The same for the step of an attached optimizer, which may gather the gradients of many forwards first."""
 
 
 class Clock:
@@ -35,6 +37,7 @@ class Clock:
         self.seed = seed
         self.without_terms = 0
         self.without_step = 0
+        self.attached: int | None = None
         self._host: tuple[int, Tensor, int] | None = None
 
     @property
@@ -60,7 +63,7 @@ class Clock:
         buffer.add_(1)
         self._host = (step + 1, buffer, buffer._version)
         if torch.is_grad_enabled():
-            self._watch()
+            self._watch(model)
 
     def step(self, buffer: Tensor) -> int:
         """The step on the host. The buffer is read only when something else has written it: a read syncs a GPU."""
@@ -68,7 +71,7 @@ class Clock:
             self._host = (int(buffer), buffer, buffer._version)
         return self._host[0]
 
-    def _watch(self) -> None:
+    def _watch(self, model: nn.Module) -> None:
         self.without_terms += bool(self.termed)
         self.without_step += bool(self.stepped)
         if self.without_terms > PATIENCE:
@@ -76,8 +79,10 @@ class Clock:
                 f"{PATIENCE} training forwards passed and the loss never took the terms of {', '.join(self.termed)}: "
                 "use criterion = applied.criterion(loss) for your loss (or add applied.terms() to it)"
             )
-        if self.without_step > PATIENCE:
+        # Told by identity: to a copy of the model nothing is attached, whatever its clock was copied from.
+        patience = ACCUMULATION if self.attached == id(model) else PATIENCE
+        if self.without_step > patience:
             raise ContractError(
-                f"{PATIENCE} training forwards passed and the step part of {', '.join(self.stepped)} never ran: "
-                "pass your optimizer through optimizer = applied.attach(optimizer)"
+                f"{patience} training forwards passed and the step part of {', '.join(self.stepped)} never ran: "
+                "pass your optimizer through optimizer = applied.attach(optimizer), and step it"
             )

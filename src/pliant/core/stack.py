@@ -46,7 +46,7 @@ def conflicts(a: Method, b: Method) -> list[Pair]:
                 found.append(Pair(one.name, other.name, "note", one.meta.notes[tag]))
     if type(a).meta is type(b).meta and not (_placed(a) and _placed(b)):
         found.append(Pair(a.name, b.name, "refused", "the same method twice needs where=[...] on both"))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _placed(method: Method) -> bool:
@@ -97,8 +97,9 @@ class Stack:
         """What `apply` would do to this model, without doing it.
 
         sample: what the model is called with: a tensor, a tuple of arguments or a dict of keyword arguments.
-        Raises what `apply` would raise: NoMatchError, ConflictError, TraceError.
+        Raises what `apply` would raise: NoMatchError, ConflictError, TraceError, ContractError.
         """
+        _refuse_unfit(model)
         return self._rehearse(isolated(model), Context(sample=sample, seed=seed), calibrate=False)[1]
 
     def apply(
@@ -119,10 +120,7 @@ class Stack:
         already; it is fitted to the edited model. seed: of the methods' noise.
         Everything is rehearsed on a copy: when anything is refused, the model is as it was.
         """
-        if hasattr(model, "_orig_mod"):
-            raise ContractError("this model is compiled already; apply the stack first, then compile")
-        if isinstance(getattr(model, "_pliant", None), Binding):
-            raise ContractError("this model has a stack already; put all methods into one pliant.Stack")
+        _refuse_unfit(model)
         ctx = Context(
             sample=sample, batches=batches, objective=objective, optimizer=optimizer, seed=seed, total_steps=total_steps
         )
@@ -167,6 +165,14 @@ class Stack:
                 method.calibrate(twin, ctx, "start")
         report = Report(tuple(m.name for m in self.methods), tuple(told), tuple(notes), (start, trainable(twin)))
         return plans, report
+
+
+def _refuse_unfit(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if hasattr(module, "_orig_mod"):
+            raise ContractError(f"{path or 'this model'} is compiled already; apply the stack first, then compile")
+    if isinstance(getattr(model, "_pliant", None), Binding):
+        raise ContractError("this model has a stack already; put all methods into one pliant.Stack")
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -15,7 +15,7 @@ from pliant.core.method import Meta, Method, Phase, Rule
 from pliant.core.sites import Attach, Position, attached, detach, find_sites
 from pliant.nn import BatchlessNorm as Layer
 from pliant.nn.fold import can_fold, fold_affine, tied
-from pliant.ops.batchless_norm import moments, natural_gradient
+from pliant.ops.batchless_norm import natural_gradient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,10 @@ class BatchlessNorm(Method):
         summary="normalise with learned statistics: any batch size, no train/eval gap",
         phase=Phase.SITE,
         tags=frozenset({"norm", "batchless_norm"}),
-        refuses={"batch_norm": "two normalisations on one site; give each its own where=[...]"},
+        refuses={
+            "batch_norm": "two normalisations on one site; give each its own where=[...]",
+            "batchless_norm": "one of them trains the statistics of all batchless norms; name all places in its where",
+        },
         by_site=frozenset({"batch_norm"}),
         layer="pliant.nn.BatchlessNorm",
         function="changes",
@@ -153,7 +156,7 @@ def _initialise(model: nn.Module, batch: object) -> None:
     def fix(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         if layer in pending:
             pending.discard(layer)  # type: ignore[arg-type]
-            layer.set_statistics(moments(args[0], layer.channel_dim))  # type: ignore[operator,arg-type]
+            layer.start_from(args[0])  # type: ignore[operator]
 
     handles = [layer.register_forward_pre_hook(fix) for layer in layers(model)]
     try:

@@ -122,9 +122,17 @@ class WeightNorm(Method):
             done.add(id(module))
             return _standardise(module, parts[id(module)], output, self.init_scale)
 
+        def follow(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if id(module) not in done:
+                done.add(id(module))
+                module.start_from(args[0])  # type: ignore[operator]
+
         layers = [m for m in model.modules() if id(m) in parts and isinstance(m, LINEAR)]
         # Before the hooks of sites: a normalisation on this layer must see the fixed output.
         handles = [layer.register_forward_hook(fix, prepend=True) for layer in layers]
+        # Layers whose statistics came from data meet other data now; those behind them are to see the new ones.
+        followers = [module for module in model.modules() if getattr(module, "from_data", False)]
+        handles += [module.register_forward_pre_hook(follow) for module in followers]
         before = [(buffer, buffer.clone()) for buffer in model.buffers()]
         try:
             with torch.random.fork_rng(devices=[]), modes_kept(model):

@@ -62,13 +62,21 @@ class BatchlessNorm(nn.Module):
         self.register_buffer("moment_var", torch.zeros_like(self.mean.detach()), persistent=False)
         self.collected = False
         self._read = False
+        # Whether its statistics came from data; a method that then changes what reaches it calls `start_from` again.
+        self.from_data = False
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: floating, C in axis `channel_dim`. mask: bool, x's shape without that axis; False leaves a position out of
         the moments (it is normalised all the same)."""
         output = self._normalise(x)
-        if self.training and torch.is_grad_enabled() and not recomputing():
-            self._collect(moments(x, self.channel_dim, mask))
+        if self.training and torch.is_grad_enabled():
+            if not recomputing():
+                self._collect(moments(x, self.channel_dim, mask))
+            elif not self.collected:
+                raise ContractError(
+                    f"BatchlessNorm({self.num_features}) is run again by torch.utils.checkpoint, which ran it without "
+                    "gradients the first time, so the likelihood is missing from the loss: use use_reentrant=False"
+                )
         return output
 
     def _normalise(self, x: Tensor) -> Tensor:
@@ -115,6 +123,11 @@ class BatchlessNorm(nn.Module):
         self.mean.copy_(found.mean)
         self.log_std.copy_(floor_std(found.var.sqrt()).log())
         return self
+
+    def start_from(self, x: Tensor) -> Self:
+        """`set_statistics` from the layer's input."""
+        self.from_data = True
+        return self.set_statistics(moments(x, self.channel_dim))
 
     @torch.no_grad()
     def reset_statistics(self, mean: Tensor, std: Tensor) -> Self:
