@@ -102,6 +102,17 @@ def test_first_data_of_two_methods_fit_each_other(position: str):
     torch.testing.assert_close(output.std(0, correction=0), torch.ones(2), rtol=1e-4, atol=1e-4)
 
 
+def test_closures_are_refused_for_step_parts_only():
+    def attach(*methods: pliant.Method) -> torch.optim.LBFGS:
+        applied = pliant.Stack(*methods).apply(net(), sample=X)
+        return applied.attach(torch.optim.LBFGS(applied.model.parameters()))
+
+    optimizer = attach(pliant.BatchNorm())
+    optimizer.step(lambda: torch.zeros(()))
+    with pytest.raises(ContractError, match="LBFGS calls the loss several times a step"):
+        attach(pliant.BatchlessNorm())
+
+
 def test_a_part_that_is_compiled_is_named_before_anything_is_changed():
     model = nn.Sequential(torch.compile(nn.Linear(4, 8), backend="eager"), nn.ReLU())
     for call in (pliant.Stack(pliant.BatchNorm()).plan, pliant.Stack(pliant.BatchNorm()).apply):

@@ -110,7 +110,7 @@ class Applied:
         total_steps: length of the training, for schedules inside methods. ContractError when the optimizer was built
         for the unedited model or ignores the stack's rules.
         """
-        check(optimizer, self.model, rules(self.model, self.stack.methods))
+        check(optimizer, self.model, rules(self.model, self.stack.methods), stepped=bool(self._clock.stepped))
         self._context.optimizer = optimizer
         self._context.total_steps = total_steps
         if self._clock.stepped:

@@ -107,9 +107,14 @@ def _suits(group: Mapping[str, Any], rule: Rule) -> bool:
     return bool(rule.lr_scale == group.get("lr_scale", 1.0)) and (rule.decay or not decays)
 
 
-def check(optimizer: torch.optim.Optimizer, model: nn.Module, merged: Mapping[nn.Parameter, Rule]) -> None:
-    """ContractError when an optimizer was built for the unedited model or without the stack's rules."""
-    if isinstance(optimizer, torch.optim.LBFGS):
+def check(
+    optimizer: torch.optim.Optimizer, model: nn.Module, merged: Mapping[nn.Parameter, Rule], *, stepped: bool = True
+) -> None:
+    """ContractError when an optimizer was built for the unedited model or without the stack's rules.
+
+    stepped: whether the stack has a step part.
+    """
+    if stepped and isinstance(optimizer, torch.optim.LBFGS):
         raise ContractError(
             "LBFGS calls the loss several times a step; a stack with a step part needs SGD, Adam or the like"
         )

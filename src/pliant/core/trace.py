@@ -238,7 +238,7 @@ class _Tracer(fx.Tracer):
             elif _holds_tensor(value):
                 raise TraceError(
                     f"argument {name!r} of {type(self.root).__name__}.forward is a {type(value).__name__} of tensors; "
-                    "only plain tensor arguments can be followed"
+                    "only plain tensor arguments can be followed: apply to a part of the model that takes tensors"
                 )
             else:
                 given[name] = self.constants[name] = value
