@@ -319,13 +319,10 @@ def test_growth_is_logged_and_made_again():
     for batch in (1, 2, 3):
         model(X)
         applied.advance(batch)
-    assert applied.state() == {
-        "seed": 0,
-        "log": [
-            {"method": "test_applied", "step": 1, "entry": {"number": 1}},
-            {"method": "test_applied", "step": 3, "entry": {"number": 3}},
-        ],
-    }
+    assert applied.state()["log"] == [
+        {"method": "test_applied", "step": 1, "entry": {"number": 1}},
+        {"method": "test_applied", "step": 3, "entry": {"number": 3}},
+    ]
     again = Stack(Grows()).apply(other)
     again.load_state(applied.state())
     assert [n for n, _ in other.named_children()] == [n for n, _ in model.named_children()]
