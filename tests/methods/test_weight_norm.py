@@ -259,6 +259,7 @@ def test_layers_that_start_at_zero_are_passed_over_and_zero_rows_stay_finite():
         model[1].weight.zero_()
     report = pliant.Stack(pliant.WeightNorm()).apply(model, sample=x).report
     assert report.changed() == ["0"] and "weight is all zero: a zero vector has no direction" in str(report)
+    assert "1 of 4 units of 0's weight are zero vectors" in str(report)
     assert torch.equal(model[0].weight[1], torch.zeros(4, dtype=torch.float64))
     model(x).square().sum().backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters())

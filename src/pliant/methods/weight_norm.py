@@ -19,6 +19,7 @@ from pliant.core.selectors import matches, select
 from pliant.core.sites import LINEAR, normalised
 from pliant.nn.fold import tied
 from pliant.nn.weight_norm import WeightScale
+from pliant.ops.weight_norm import norm_except
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
@@ -63,10 +64,16 @@ class WeightNorm(Method):
         edits = Edits(skipped=[Skip(path, "not selected by where=") for path in candidates if path not in chosen])
         for path in chosen:
             for tensor in _weights(modules[path]):
-                value = getattr(modules[path], tensor)
-                if not bool(value.detach().abs().max() > 0):
+                lengths = norm_except(getattr(modules[path], tensor).detach(), *_axis(modules[path]))
+                zero = int((lengths == 0).sum())
+                if zero == lengths.numel():
                     edits.skipped.append(Skip(path, f"{tensor} is all zero: a zero vector has no direction"))
                     continue
+                if zero:
+                    edits.notes.append(
+                        f"{zero} of {lengths.numel()} units of {path}'s {tensor} are zero vectors, which have no "
+                        "direction; they stay zero"
+                    )
                 edits.changes.append(self._edit(path, modules[path], tensor))
         return edits.require("linear, convolution or recurrent layer", "name the layers with where=[...]")
 
