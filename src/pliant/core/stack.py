@@ -136,7 +136,8 @@ class Stack:
             for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
                 if tensor.shape != values[name].shape:
                     tensor.set_(values[name])  # type: ignore[call-overload]
-                else:
+                # Only what has changed: an expanded buffer (one element seen as many) cannot be written to.
+                elif not (tensor.is_meta or torch.equal(tensor, values[name])):
                     tensor.copy_(values[name])
         clock = Clock(self.methods, seed)
         if clock.needed:

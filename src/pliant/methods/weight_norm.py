@@ -147,7 +147,8 @@ class WeightNorm(Method):
         finally:
             # This pass is not training: running statistics stay as they were.
             for buffer, value in before:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
             for handle in handles:
                 handle.remove()
 

@@ -1,4 +1,4 @@
-"""Finalize on nets with tied weights and with batch norms that have no shift."""
+"""Nets that are built in rarer ways: tied weights, batch norms without a shift, buffers that are views."""
 
 from __future__ import annotations
 
@@ -46,6 +46,25 @@ class ShiftlessBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.norm(self.conv(x))
+
+
+class WithView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("mix", torch.ones(1, 1).expand(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)) @ self.mix)
+
+
+def test_a_buffer_that_sees_one_element_as_many_is_left_alone():
+    torch.manual_seed(0)
+    model, x = WithView(), torch.randn(9, 4)
+    stack = pliant.Stack(pliant.BatchlessNorm(position="before_activation"), pliant.WeightNorm())
+    lean = stack.apply(model, sample=x).finalize()
+    torch.testing.assert_close(lean(x), model.eval()(x))
+    assert torch.equal(model.mix, torch.ones(4, 4))
 
 
 def test_survival_folds_into_a_batch_norm_without_a_shift():
