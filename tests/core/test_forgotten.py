@@ -102,6 +102,20 @@ def test_first_data_of_two_methods_fit_each_other(position: str):
     torch.testing.assert_close(output.std(0, correction=0), torch.ones(2), rtol=1e-4, atol=1e-4)
 
 
+def test_a_decay_given_to_the_optimizer_is_not_lost():
+    applied = pliant.Stack(pliant.WeightNorm()).apply(net(), sample=X)
+    rates = [
+        {group["weight_decay"] for group in optimizer.param_groups}
+        for optimizer in (
+            torch.optim.SGD(applied.groups(lr=0.1), weight_decay=0.3),
+            torch.optim.AdamW(applied.groups(lr=0.1)),
+            torch.optim.AdamW(applied.groups(lr=0.1, weight_decay=0.2), weight_decay=0.3),
+            torch.optim.SGD(applied.groups(lr=0.1)),
+        )
+    ]
+    assert rates == [{0.3, 0.0}, {0.01, 0.0}, {0.2, 0.0}, {0.0}]
+
+
 def test_closures_are_refused_for_step_parts_only():
     def attach(*methods: pliant.Method) -> torch.optim.LBFGS:
         applied = pliant.Stack(*methods).apply(net(), sample=X)

@@ -97,10 +97,11 @@ class Applied:
         """Tells the clock that the loss has been taken through the stack."""
         self._clock.without_terms = 0
 
-    def groups(self, lr: float, weight_decay: float = 0.0, **defaults: Any) -> list[dict[str, Any]]:
+    def groups(self, lr: float, weight_decay: float | None = None, **defaults: Any) -> list[dict[str, Any]]:
         """Parameter groups for any torch optimizer: lr * the rules' scales, no decay where a rule says so.
 
-        lr: base learning rate; weight_decay: of the parameters that may decay; defaults: copied into every group.
+        lr: base learning rate; weight_decay: of the parameters that may decay, the optimizer's own when not given;
+        defaults: copied into every group.
         """
         return groups(self.model, rules(self.model, self.stack.methods), lr, weight_decay, defaults)
 

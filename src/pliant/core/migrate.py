@@ -37,7 +37,11 @@ def rules(model: nn.Module, methods: tuple[Method, ...]) -> dict[nn.Parameter, R
 
 
 def groups(
-    model: nn.Module, merged: Mapping[nn.Parameter, Rule], lr: float, weight_decay: float, defaults: Mapping[str, Any]
+    model: nn.Module,
+    merged: Mapping[nn.Parameter, Rule],
+    lr: float,
+    weight_decay: float | None,
+    defaults: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Parameter groups in a fixed order: first the plain ones, then by falling rate, decay and ownership.
 
@@ -46,15 +50,16 @@ def groups(
     bins: dict[Rule, list[nn.Parameter]] = {Rule(): []}
     for parameter, rule in merged.items():
         bins.setdefault(rule, []).append(parameter)
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     plain, *others = bins
     ordered = [plain, *sorted(others, key=lambda rule: (rule.owned, -rule.lr_scale, not rule.decay))]
     return [
         {
             "params": bins[rule],
             "lr": lr * rule.lr_scale,
-            "weight_decay": weight_decay if rule.decay else 0.0,
             "lr_scale": rule.lr_scale,
             "owned": rule.owned,
+            **(decay if rule.decay else {"weight_decay": 0.0}),
             **defaults,
         }
         for rule in ordered
