@@ -14,7 +14,7 @@ import pliant
 from pliant.core import clock
 from pliant.core.applied import Applied
 from pliant.core.clock import PATIENCE
-from pliant.core.errors import ConflictError, ContractError
+from pliant.core.errors import ConflictError, ContractError, SettingError
 
 X, Y = torch.linspace(-1, 1, 36).view(9, 4), torch.arange(9) % 2
 
@@ -132,6 +132,11 @@ def test_a_part_that_is_compiled_is_named_before_anything_is_changed():
     for call in (pliant.Stack(pliant.BatchNorm()).plan, pliant.Stack(pliant.BatchNorm()).apply):
         with pytest.raises(ContractError, match=r"^0 is compiled already; apply the stack first"):
             call(model, X)
+
+
+def test_a_list_of_methods_is_to_be_unpacked():
+    with pytest.raises(SettingError, match=r"unpack it: pliant\.Stack\(\*methods\)"):
+        pliant.Stack([pliant.BatchNorm()])
 
 
 def test_a_second_stack_is_refused_by_the_plan_too():

@@ -63,11 +63,8 @@ class Stack:
     def __init__(self, *methods: Method) -> None:
         for method in methods:
             if not isinstance(method, Method):
-                hint = (
-                    "; make an instance of it: call it"
-                    if isinstance(method, type) and issubclass(method, Method)
-                    else ""
-                )
+                hint = "; make an instance of it: call it" if isinstance(method, type) else ""
+                hint = "; unpack it: pliant.Stack(*methods)" if isinstance(method, list | tuple) else hint
                 raise SettingError(f"a Stack takes methods such as pliant.BatchNorm(); found {method!r}{hint}")
         self.methods = tuple(sorted(methods, key=lambda m: (m.meta.phase, m.name, m.identity)))
         pairs = [pair for a, b in itertools.combinations(self.methods, 2) for pair in conflicts(a, b)]
