@@ -34,8 +34,7 @@ class Idle(Method):
     meta: ClassVar[Meta] = Meta(title="Idle", paper="none", summary="costs only its hooks", phase=Phase.OBJECTIVE)
 
     def on_forward(self, model: nn.Module, ctx: Any) -> None:
-        for block in range(3):
-            keyed.host_uniform(ctx.seed, "idle", block, at=ctx.step)
+        keyed.host_uniforms(3, ctx.seed, "idle", ctx.step)
 
     def before_step(self, model: nn.Module, ctx: Any) -> None:
         """Nothing."""

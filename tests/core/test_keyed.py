@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import pytest
@@ -98,17 +99,24 @@ def test_keys_are_stable_63_bit_numbers():
     assert all(0 <= keyed.derive(seed, "x") < 2**63 for seed in range(100))
 
 
-def test_host_streams_are_splitmix64(monkeypatch: pytest.MonkeyPatch):
-    """Known answers of the reference program (splitmix64.c) started at 1234567."""
-    monkeypatch.setattr(keyed, "_remembered", lambda *_: 1234567)
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert [keyed.host_uniform(0, at=i) for i in range(4)] == [word // 2**11 / 2**53 for word in expected]
+def test_host_uniforms_are_blake2b_of_step_and_block():
+    """The definition written out with hashlib, across a page's end and past one block."""
+    key = keyed.derive(5, "gates").to_bytes(8, "little")
+    for step in (0, 63, 64, 1000):
+        words = []
+        for block in (0, 1):
+            message = step.to_bytes(8, "little") + block.to_bytes(8, "little")
+            digest = hashlib.blake2b(message, key=key).digest()
+            words += [int.from_bytes(digest[at : at + 8], "little") for at in range(0, 64, 8)]
+        expected = [word // 2**11 / 2**53 for word in words[:11]]
+        assert list(keyed.host_uniforms(11, 5, "gates", step)) == expected
 
 
-def test_host_uniform_is_uniform_and_moves_with_every_name():
-    drawn = [keyed.host_uniform(0, "gate", block, at=step) for block in range(4) for step in range(500)]
-    assert len(set(drawn)) == 2000
-    assert abs(sum(drawn) / 2000 - 0.5) < 5 / math.sqrt(12 * 2000)
+def test_host_draws_are_uniform_and_move_with_everything():
+    drawn = [u for name in "abcd" for step in range(500) for u in keyed.host_uniforms(3, 0, name, step)]
+    drawn += [keyed.host_uniform(0, "gate", block, step) for block in range(4) for step in range(500)]
+    assert len(set(drawn)) == 8000
+    assert abs(sum(drawn) / 8000 - 0.5) < 5 / math.sqrt(12 * 8000)
     assert all(0 <= u < 1 for u in drawn)
 
 

@@ -130,29 +130,28 @@ class Applied:
                     del hooks[key]
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if callable(closure):
-            raise ContractError(
-                "optimizer.step(closure) evaluates the loss inside the step, after the stack's step part; call step() "
-                "without a closure"
-            )
-        if not _overflowed(optimizer):
+        if len(args) > 1 or kwargs:
+            _refuse_closure(args[1] if len(args) > 1 else kwargs.get("closure"))
+        if self._parts["before_step"] and not _overflowed(optimizer):
             self._run_step("before_step")
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._clock.without_step = 0
-        if not _overflowed(optimizer):
+        if self._parts["after_step"] and not _overflowed(optimizer):
             self._run_step("after_step")
 
     def _run_step(self, part: str) -> None:
-        if self._parts[part]:
-            ctx = self._now()
-            with torch.no_grad():
-                for run_part in self._parts[part]:
-                    run_part(self.model, ctx)
+        ctx, before = self._now(), torch.is_grad_enabled()
+        # What torch.no_grad() does, without its objects: this runs twice a step.
+        torch._C._set_grad_enabled(False)
+        try:
+            for run_part in self._parts[part]:
+                run_part(self.model, ctx)
+        finally:
+            torch._C._set_grad_enabled(before)
 
     def _now(self) -> Context:
-        self._context.step = self._clock.step(self.model.pliant_step)  # type: ignore[arg-type]
+        self._context.step = self._clock.step(self.model._buffers[STEP])  # type: ignore[arg-type]
         self._context.seed = self.seed
         return self._context
 
@@ -254,6 +253,14 @@ def uncompile(model: nn.Module) -> None:
         module._compiled_call_impl = None
     for _, forward in gates(model):
         forward.uncompile()
+
+
+def _refuse_closure(closure: Any) -> None:
+    if callable(closure):
+        raise ContractError(
+            "optimizer.step(closure) evaluates the loss inside the step, after the stack's step part; call step() "
+            "without a closure"
+        )
 
 
 def _overflowed(optimizer: torch.optim.Optimizer) -> bool:

@@ -92,11 +92,11 @@ class StochasticDepth(Method):
         return (1.0 / p if self.scale == "train" and p > 0 else 1.0), 1.0
 
     def on_forward(self, model: nn.Module, ctx: Context) -> None:
-        for path, forward in gates(model):
-            forward.open[:] = [
-                p >= 1.0 or keyed.host_uniform(ctx.seed, "stochastic_depth", path, number, at=ctx.step) < p
-                for number, p in enumerate(forward.chances)
-            ]
+        blocks = [forward for _, forward in gates(model)]
+        count = sum(len(forward.chances) for forward in blocks)
+        drawn = iter(keyed.host_uniforms(count, ctx.seed, "stochastic_depth", ctx.step))
+        for forward in blocks:
+            forward.open[:] = [next(drawn) < p for p in forward.chances]
 
     def calibrate(self, model: nn.Module, ctx: Context, when: Literal["start", "end"]) -> None:
         if when == "end" and self.recalibrate and ctx.batches is not None:

@@ -68,7 +68,7 @@ def _generators(mood: int) -> Iterator[None]:
             random.setstate(python)
 
 
-DRAWS = ("derive", "host_uniform", "generator", "uniform")
+DRAWS = ("derive", "host_uniform", "host_uniforms", "generator", "uniform")
 
 
 @contextmanager
