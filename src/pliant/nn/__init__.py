@@ -4,7 +4,7 @@ from pliant.nn.batch_norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3
 from pliant.nn.batchless_norm import BatchlessNorm
 from pliant.nn.recalibrate import recalibrate
 from pliant.nn.stochastic_depth import StochasticDepth
-from pliant.nn.weight_norm import WeightScale
+from pliant.nn.weight_norm import WeightScale, from_torch_names, to_torch_names
 
 __all__ = [
     "BatchNorm",
@@ -14,5 +14,7 @@ __all__ = [
     "BatchlessNorm",
     "StochasticDepth",
     "WeightScale",
+    "from_torch_names",
     "recalibrate",
+    "to_torch_names",
 ]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant.core.errors import ContractError, InputError
-from pliant.core.recompute import recomputing
 from pliant.nn.batch_norm import BatchNorm
+from pliant.nn.recompute import recomputing
 from pliant.ops._channels import require_channels
 from pliant.ops.batchless_norm import Moments, batchless_norm, combine_moments, floor_std, gaussian_nll, moments
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pliant.core import keyed
 from pliant.core.errors import SettingError, nearest
-from pliant.core.recompute import recomputing
+from pliant.nn.recompute import recomputing
 from pliant.ops.stochastic_depth import survival
 
 MODES = ("batch", "row")
