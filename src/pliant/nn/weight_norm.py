@@ -67,7 +67,7 @@ def to_torch_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_torch_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with torch's weight-norm names, new (`original0`, `original1`) or old (`weight_g`, `weight_v`), ours.
+    """A state dict with torch's weight-norm names, new (`original0`, `original1`) or old (`weight_g`), as ours.
 
     Load it into a model to which `pliant.WeightNorm(data_init=False)` was applied. torch's default dim=0 is the wrong
     axis for transposed convolutions: such a g has another shape, and load_state_dict will say so.
