@@ -25,6 +25,7 @@ from pliant._version import __version__
 from pliant.core import keyed
 
 WORKERS = 2
+MOST = 4
 SCRIPT = """
 import sys
 import pliant
@@ -74,15 +75,15 @@ def kill_studies(kills: int, seed: int) -> dict[str, Any]:
             while True:
                 process = start(store)
                 try:
-                    # Of a whole life: a resumed study is shorter, so some attempts get through.
-                    code = process.wait(timeout=life * keyed.host_uniform(seed, "kill", trial, killed))
+                    # At any time of a whole life, start-up included, up to MOST times; then it may finish.
+                    more = done < kills and killed < MOST
+                    pause = life * keyed.host_uniform(seed, "kill", trial, killed)
+                    code = process.wait(timeout=pause if more else None)
                 except subprocess.TimeoutExpired:
-                    if done < kills:
-                        os.killpg(process.pid, signal.SIGKILL)
-                        process.wait()
-                        done, killed = done + 1, killed + 1
-                        continue
-                    code = process.wait()
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                    done, killed = done + 1, killed + 1
+                    continue
                 if code != 0:
                     raise SystemExit(f"study {trial} failed after {killed} kills")
                 break
