@@ -85,3 +85,13 @@ def test_bad_input(pliant: Any, recipe: str, argv: list[str], message: str) -> N
     result = pliant("train", *argv)
     assert result.code == 2
     assert message in result.err
+
+
+def test_an_arm_of_the_comparison_can_be_trained(pliant: Any, recipe: str, tmp_path: Path) -> None:
+    result = pliant("train", recipe, "--out", "run/arm", "--arm", "base", "--set", "train.steps=4")
+    assert result.code == 0, result.err
+    assert _numbers(tmp_path / "run/arm")["stack"] == []
+    assert "no methods: the plain model is trained" in result.err
+    result = pliant("train", recipe, "--out", "run/other", "--arm", "bas")
+    assert result.code == 2
+    assert "'base'" in result.err

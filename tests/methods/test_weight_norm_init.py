@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pliant
-from pliant.core.errors import SettingError
+from pliant.core.errors import InputError, SettingError
 from pliant.core.reparam import chains
 from pliant.models import build
 from pliant.nn import WeightScale
@@ -187,3 +187,15 @@ def test_behind_a_batch_norm_of_ours_only_the_length_is_set():
 def test_without_data_the_remedy_is_named():
     with pytest.raises(SettingError, match=r"needs data: give apply a sample or batches, or set data_init=False"):
         pliant.Stack(pliant.WeightNorm()).apply(nn.Sequential(nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize("method", [pliant.WeightNorm(), pliant.BatchlessNorm()])
+def test_a_bad_number_in_the_calibration_data_changes_nothing(method):
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    x = torch.ones(5, 4)
+    x[2, 1] = math.nan
+    with pytest.raises(InputError, match="NaN or inf"):
+        pliant.Stack(method).apply(net, sample=x)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())

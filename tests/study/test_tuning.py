@@ -60,6 +60,15 @@ def test_steps_choose_the_fewest_median_steps_to_the_bases_median_best() -> None
     assert found.rates == {"base": 1.0, "other": 1.0}
 
 
+def test_one_quick_run_beside_a_miss_does_not_choose_a_rate() -> None:
+    """The base sets its target at rate 0.1; at rate 1 one run is quick and the other is lost."""
+    best = {(0.1, 1000): 0.90, (0.1, 1001): 0.92, (1.0, 1000): 0.95, (1.0, 1001): 0.40}
+    late = {0.1: 400, 1.0: 20}
+    found, _ = tuned(lambda arm, rate, seed: (best.get((rate, seed), 0.3), late.get(rate, 300)))
+    assert found.target is not None and found.target.value == pytest.approx(0.91)
+    assert found.rates == {"base": 0.1, "other": 0.1}
+
+
 def test_equal_steps_are_decided_by_the_score_and_equal_scores_by_the_smaller_rate() -> None:
     found, _ = tuned(lambda arm, rate, seed: (0.8 if rate == 1.0 else 0.7, 300), target=0.5)
     assert found.rates["base"] == 1.0

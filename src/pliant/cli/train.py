@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pliant.core.errors import InputError
+from pliant.core.errors import InputError, nearest
 
 from .output import Output
 from .parser import Parser, add_settings, whole
@@ -23,6 +25,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument("--out", default="run/last", metavar="FOLDER", help="the run's folder (default: %(default)s)")
     parser.add_argument("--seed", type=whole(0, "seed"), default=0, metavar="N", help="of weights, order and split")
     parser.add_argument("--test", action="store_true", help="also read the test set, once, at the end")
+    parser.add_argument("--arm", metavar="NAME", help="apply this arm of [arms] instead of the [methods] stack")
     add_settings(parser)
 
 
@@ -40,9 +43,12 @@ def execute(args: Namespace, out: Output) -> int:
     first = os.environ.get("RANK", "0") == "0"
     if first and checkpoint.exists():
         out.say(f"resuming {checkpoint}")
+    methods = recipe.methods if args.arm is None else _arm(recipe.arms, args.arm)
+    if not methods:
+        out.say("no methods: the plain model is trained ([methods] stack is empty; --arm NAME takes one of [arms])")
     record = fit(
         recipe.task,
-        recipe.methods,
+        methods,
         seed=args.seed,
         test=args.test,
         checkpoint=checkpoint,
@@ -67,6 +73,12 @@ def execute(args: Namespace, out: Output) -> int:
         out.say(f"the run diverged at learning rate {record.lr:g}: lower it with --set train.lr=...")
         return 1
     return 0
+
+
+def _arm(arms: Mapping[str, Any], name: str) -> Any:
+    if name not in arms:
+        raise InputError(f"the recipe has no arm {name!r}: {nearest(name, arms)}")
+    return arms[name]
 
 
 def resume(args: Namespace, command: str) -> str:

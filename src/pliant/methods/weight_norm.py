@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from pliant.core import keyed
 from pliant.core.context import Context, joined, modes_kept, run
 from pliant.core.edits import Edits, Skip
-from pliant.core.errors import SettingError
+from pliant.core.errors import InputError, SettingError
 from pliant.core.method import Meta, Method, Phase, Rule
 from pliant.core.reparam import Parametrise, bake, chains
 from pliant.core.selectors import matches, select
@@ -188,6 +188,10 @@ def _standardise(module: nn.Module, part: nn.Module, output: Tensor, init_scale:
     raw = output if bias is None else output - bias.view(shape)  # type: ignore[operator]
     axes = [axis for axis in range(output.dim()) if axis != channel]
     std, mean = torch.std_mean(raw, dim=axes, correction=0)
+    if not bool(torch.isfinite(std).all()):
+        raise InputError(
+            "WeightNorm's data_init met NaN or inf: clean the sample or batches given to apply, or set data_init=False"
+        )
     # A unit that is constant on this data has no scale to set.
     alive = std > 1e-6
     factor = torch.where(alive, init_scale / std.clamp_min(1e-6), torch.ones_like(std))

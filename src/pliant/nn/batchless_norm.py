@@ -120,6 +120,8 @@ class BatchlessNorm(nn.Module):
             raise InputError(
                 "the moments hold no values, so there is no mean to start from: give some calibration data"
             )
+        if not bool(torch.isfinite(found.var).all()):
+            raise InputError("the moments are not finite: the calibration data holds NaN or inf; clean it first")
         self.mean.copy_(found.mean)
         self.log_std.copy_(floor_std(found.var.sqrt()).log())
         return self

@@ -227,7 +227,7 @@ def _check_seeds(plan: StudyPlan) -> None:
         raise InputError(f"{len(plan.seeds)} seed is no comparison: nothing tells the arms' difference from chance")
     needed = pairs_needed(plan.level(1), len(plan.others))
     if len(plan.seeds) < needed:
-        looks = "" if plan.looks == 1 else " (the first of several looks; looks=1 plans a single one at all of alpha)"
+        looks = "" if plan.looks == 1 else " (the first of several looks; study.looks=1 plans one at all of alpha)"
         raise InputError(
             f"{len(plan.seeds)} seeds can never be significant: the smallest exact p is 2^(1-{len(plan.seeds)}), times "
             f"{len(plan.others)} compared arms by Holm's rule, and the level is {plan.level(1):g}{looks}: "

@@ -1,10 +1,10 @@
 """The same grid and budget for every arm, on seeds that are not compared.
 
-The criterion: for scores, the highest mean best validation score. For steps to target, the fewest median steps
-(not reached counts as the whole budget), then the mean best validation score, since half of the base's runs miss
-their own median by construction. The target itself comes from the base's rate with the best mean score. Equal rates
-are decided for the smaller one. A winner on the grid's edge extends the grid for all arms, at most MOST_EXTENSIONS
-times at each end.
+The criterion: for scores, the highest mean best validation score. For steps to target, the fewest median steps among
+the rates at which every tuning run reaches the target; where there is none, the highest mean best validation score
+again, so that one lucky run does not choose a rate at which others fail. The target itself comes from the base's rate
+with the best mean score. Equal rates are decided for the smaller one. A winner on the grid's edge extends the grid for
+all arms, at most MOST_EXTENSIONS times at each end.
 
 What the test of the compared runs cannot see is luck in tuning: an arm at an unlucky rate really is worse. More tuning
 seeds make it rarer; the self-test measures how much it adds to the false alarms.
@@ -100,7 +100,11 @@ def _choose(
         if plan.metric != "steps_to_target" or target is None:
             return (by_score(arm, rate),)
         steps = [steps_to_target(row, target.value, task) for row in rows(arm, rate)]
-        return statistics.median(task.steps if s is None else s for s in steps), by_score(arm, rate)
+        reached = [s for s in steps if s is not None]
+        if len(reached) < len(steps):
+            # One quick run beside one that missed says less about a rate than the scores of both.
+            return 1.0, by_score(arm, rate), 0.0
+        return 0.0, statistics.median(reached), by_score(arm, rate)
 
     chosen = {arm: min(grid, key=lambda rate: badness(arm, rate)) for arm in plan.arms}
     return chosen, target, winners | set(chosen.values())

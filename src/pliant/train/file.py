@@ -77,7 +77,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({error}); delete it to start again, or restore a copy"
+            f"{path} is damaged or no checkpoint of pliant's ({error}); name a .safetensors file that pliant wrote, "
+            "or restore a copy"
         ) from error
 
 

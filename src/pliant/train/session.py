@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from pliant.core import keyed
-from pliant.core.errors import CheckpointError
+from pliant.core.errors import CheckpointError, InputError
 from pliant.core.method import Method, overrides
+from pliant.core.objective import Outputs
 from pliant.core.stack import Stack
 from pliant.models import build
 
 from .checkpoint import capture, restore
 from .engine import Engine, engine_for
 from .evaluate import Scores, evaluate
-from .feed import RECALIBRATION, source
+from .feed import RECALIBRATION, Source, source
 from .file import read, write
 from .loop import Loop, Position
 from .task import LOSSES, Task
@@ -59,6 +60,7 @@ class Session:
         torch.manual_seed(keyed.derive(seed, "init", salt))
         self.model: nn.Module = build(task.model, input_shape=self.source.input_shape, classes=self.source.classes)
         self.model.to(self.engine.device)
+        _try(self.model, self.source, self.engine.device)
         calibration = self.source.sample(task.calibration, task.calibration, self.key, self.engine.device)
         loss = LOSSES[task.loss]
         self.applied = stack.apply(
@@ -190,3 +192,25 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
         keys = sorted(old.keys() | new.keys())
         return [text for key in keys for text in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
     return [] if old == new else [f"{path} was {old!r} and is {new!r}"]
+
+
+def _try(model: nn.Module, source: Source, device: torch.device) -> None:
+    """One forward of two examples in eval mode: a model that does not fit the data is bad input, not a crash later."""
+    batch, _ = next(iter(source.sample(2, 2, 0, device)))
+    try:
+        with torch.no_grad():
+            output = model.eval()(batch)
+    except Exception as error:
+        raise InputError(
+            f"the model cannot take this data: two examples, shape {tuple(batch.shape)}, fail with "
+            f"{type(error).__name__}: {error}. Build it for input_shape={source.input_shape}, which its factory is given"
+        ) from error
+    finally:
+        model.train()
+    main = output.main if isinstance(output, Outputs) else output
+    if not isinstance(main, Tensor) or main.shape != (2, source.classes):
+        found = tuple(main.shape) if isinstance(main, Tensor) else type(main).__name__
+        raise InputError(
+            f"the model returns {found} for two examples; "
+            f"expected one score for each of the {source.classes} classes, (2, {source.classes})"
+        )
