@@ -203,7 +203,7 @@ def _try(model: nn.Module, source: Source, device: torch.device) -> None:
     except Exception as error:
         raise InputError(
             f"the model cannot take this data: two examples, shape {tuple(batch.shape)}, fail with "
-            f"{type(error).__name__}: {error}. Build it for input_shape={source.input_shape}, which its factory is given"
+            f"{type(error).__name__}: {error}. Build it for input_shape={source.input_shape}"
         ) from error
     finally:
         model.train()
