@@ -28,7 +28,11 @@ def compare(name: str, *more: str) -> dict[str, Any] | None:
     command += ["compare", str(HERE / "recipes" / f"{name}.toml"), "--json", *more]
     command += ["--store", str(STORES / f"{name}.db"), "-o", str(STORES / f"{name}.html")]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    if done.returncode != 0:
+        return None
+    summary: dict[str, Any] = json.loads(done.stdout)
+    del summary["report"]  # a path of this machine
+    return summary
 
 
 def main() -> int:
