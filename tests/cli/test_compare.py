@@ -158,3 +158,10 @@ def test_the_default_recipe_is_used(pliant: Any) -> None:
     result = pliant("compare", "--arms", "nothing")
     assert "'nothing'" in result.err
     assert "weight_norm" in result.err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_runs(pliant: Any, recipe: str, tmp_path: Path) -> None:
+    result = pliant("compare", recipe, "-o", f"{recipe}/study.html")
+    assert result.code == 2
+    assert "name another place" in result.err
+    assert not (tmp_path / "run").exists()

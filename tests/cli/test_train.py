@@ -95,3 +95,8 @@ def test_an_arm_of_the_comparison_can_be_trained(pliant: Any, recipe: str, tmp_p
     result = pliant("train", recipe, "--out", "run/other", "--arm", "bas")
     assert result.code == 2
     assert "'base'" in result.err
+
+
+def test_a_refused_run_leaves_no_folder(pliant: Any, recipe: str, tmp_path: Path) -> None:
+    assert pliant("train", recipe, "--out", "run/bad", "--set", "data='npz:missing.npz'").code == 2
+    assert not (tmp_path / "run/bad").exists()

@@ -41,6 +41,7 @@ def configure(parser: Parser) -> None:
 def execute(args: Namespace, out: Output) -> int:
     from pliant.study.runner import RunsFailed
 
+    report.check_place(args.out, args.store)
     study = _study(args)
     plan = study.plan
     out.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ def execute(args: Namespace, out: Output) -> int:
     out.data({**summary, "report": str(path)})
     out.line(str(path))
     return 0
+
+
+def check_place(asked: str | None, store: str) -> None:
+    """Refuses a place that cannot be written before a study is run, not after it."""
+    from pliant.core.errors import InputError
+
+    folder = (Path(asked) if asked else Path(store)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error}): name another place with -o or --store") from error
 
 
 def write(summary: dict[str, Any], asked: str | None, store: str) -> Path:

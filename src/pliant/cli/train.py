@@ -5,6 +5,7 @@ The folder given with --out gets checkpoint.safetensors, record.json and the res
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from argparse import Namespace
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pliant.core.errors import InputError, nearest
+from pliant.core.errors import InputError, PliantError, nearest
 
 from .output import Output
 from .parser import Parser, add_settings, whole
@@ -35,6 +36,7 @@ def execute(args: Namespace, out: Output) -> int:
     recipe = Recipe.load(args.recipe, args.overrides)
     text = recipe.to_toml()
     folder = Path(args.out)
+    fresh = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -46,14 +48,21 @@ def execute(args: Namespace, out: Output) -> int:
     methods = recipe.methods if args.arm is None else _arm(recipe.arms, args.arm)
     if not methods:
         out.say("no methods: the plain model is trained ([methods] stack is empty; --arm NAME takes one of [arms])")
-    record = fit(
-        recipe.task,
-        methods,
-        seed=args.seed,
-        test=args.test,
-        checkpoint=checkpoint,
-        progress=Progress(metric=recipe.task.metric),
-    ).record
+    try:
+        record = fit(
+            recipe.task,
+            methods,
+            seed=args.seed,
+            test=args.test,
+            checkpoint=checkpoint,
+            progress=Progress(metric=recipe.task.metric),
+        ).record
+    except PliantError:
+        if fresh:
+            # Refused before anything was written: an empty folder would look like a run.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     if not first:
         return 0
     (folder / "recipe.toml").write_text(text, encoding="utf-8")
