@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -19,10 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pliant._version import __version__
 from pliant.core import keyed
+
+from .environment import describe_machine
 
 WORKERS = 2
 MOST = 4
@@ -105,12 +103,7 @@ def kill_studies(kills: int, seed: int) -> dict[str, Any]:
         "kills": done,
         "rows_of_a_study": len(expected),
         "trials": trials,
-        "environment": {
-            "pliant": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
+        "environment": describe_machine(threads=1),
     }
 
 
